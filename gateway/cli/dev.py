@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gateway dev`: the gateway on embedded defaults, with sample messages sent through it.
+
+Promises: needs no root, no DNS, no other server; everything it writes is in one folder (`./var`); after the samples it goes
+on serving until Ctrl-C. The configuration is written to that folder, so that the other commands work on it.
+"""
+
+import asyncio
+import functools
+import smtplib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.app import Place, Relay
+from gateway.auth.dkim_sign import SigningKey
+from gateway.cli.common import UNUSABLE, print_faults
+from gateway.cli.output import table
+from gateway.cli.samples import Sample, SampleResolver, samples
+from gateway.config import Config, ConfigError, load
+from gateway.infra.datadir import DataDirectory, DataDirectoryInUse
+from gateway.mail.events import Attempted, Event, Finished, Rejected
+from gateway.sockets import bind_admin, bind_listeners
+from gateway.worker import Signals, reload_relay, run_loop
+
+WAY_PATIENCE = 10.0  # seconds to wait for a sample's delivery before it is shown as still queued
+
+TOML = """\
+# Written by `gateway dev`. The gateway that uses it answers DNS questions itself and sends nothing off this machine.
+hostname = "gateway.example"
+data_dir = "{folder}"
+
+[[listener]]
+address = "{smtp}"
+
+[admin]
+address = "{admin}"
+
+[relay]
+domains = ["dest.example"]
+networks = ["127.0.0.0/8"]
+
+[[route]]
+domains = ["*"]
+to = "maildir:{folder}/mail"
+
+[filters.headers]
+on_bad_from = "score"
+"""
+
+
+@click.command()
+@click.option(
+    "--data", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("var"), help="Folder for everything."
+)
+@click.option("--smtp", default="127.0.0.1:2525", show_default=True, help="Where to take mail.")
+@click.option("--admin", default="127.0.0.1:9125", show_default=True, help="Where to show metrics and health.")
+@click.option("--once", is_flag=True, help="Stop after the samples.")
+def dev(folder: Path, smtp: str, admin: str, once: bool) -> None:
+    """Run on embedded defaults and send sample messages through."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "gateway.toml"
+    path.write_text(TOML.format(folder=folder, smtp=smtp, admin=admin))
+    directory = DataDirectory(folder)
+    try:
+        config = load(path)
+        directory.lock()
+        listeners, admin_socket = bind_listeners(config, str(path)), bind_admin(config, str(path))
+    except ConfigError as err:
+        print_faults(err.faults)
+        raise click.exceptions.Exit(UNUSABLE) from err
+    except DataDirectoryInUse as err:
+        raise click.ClickException(str(err)) from err
+    with (folder / "gateway.log").open("a") as log:
+        status = run_loop(_serve(_Session(config, path, listeners, admin_socket, log), once=once))
+    directory.unlock()
+    raise click.exceptions.Exit(status)
+
+
+@dataclass(frozen=True)
+class _Session:
+    config: Config
+    path: Path
+    listeners: list[Any]
+    admin: Any
+    log: Any
+
+
+@dataclass
+class Ways:
+    """An EventSink that remembers what became of each message."""
+
+    events: dict[str, list[Event]] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def emit(self, event: Event) -> None:
+        if queue_id := getattr(event, "id", None):
+            self.events.setdefault(queue_id, []).append(event)
+            self.changed.set()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait for a fact about the events, at most WAY_PATIENCE."""
+        try:
+            async with asyncio.timeout(WAY_PATIENCE):
+                while not condition():
+                    self.changed.clear()
+                    await self.changed.wait()
+        except TimeoutError:
+            pass  # it is shown as it stands
+
+    def rejected(self, sender: str) -> Rejected | None:
+        """The refusal of a sender's message."""
+        every = (event for events in self.events.values() for event in events)
+        return next((event for event in every if isinstance(event, Rejected) and str(event.envelope.sender) == sender), None)
+
+    def last(self, queue_id: str, kind: type[Event]) -> Event | None:
+        return next((event for event in reversed(self.events.get(queue_id, [])) if isinstance(event, kind)), None)
+
+
+async def _serve(session: _Session, *, once: bool) -> int:
+    key = SigningKey.generate("signed.example", "dev")
+    ways = Ways()
+    began = time.monotonic()
+    relay = Relay(session.config, Place(0, 1), resolver=SampleResolver(key), stream=session.log, sinks=[ways])
+    signals = Signals(lambda: reload_relay(relay, session.path), interrupt=True)
+    await relay.start(list(zip(session.listeners, session.config.listener, strict=True)), session.admin)
+    click.echo(f"The gateway took {1000 * (time.monotonic() - began):.0f} ms to start. It sends itself four messages:\n")
+    host, _, port = session.config.listener[0].address.rpartition(":")
+    rows = []
+    for sample in samples(key, time.time()):
+        code, text = await asyncio.to_thread(_send, host, int(port), sample)
+        rows.append(await _way(sample, code, text, ways))
+    table(["sample", "about", "verdict", "queue id", "what became of it"], rows)
+    _explain(session, host, port)
+    if not once:
+        await signals.stop.wait()
+    await relay.stop()
+    return 0
+
+
+def _send(host: str, port: int, sample: Sample) -> tuple[int, str]:
+    """Send a sample as any client would; the last reply."""
+    with smtplib.SMTP(host, port, local_hostname="client.example", timeout=30) as client:
+        client.ehlo()
+        steps = (
+            functools.partial(client.mail, sample.sender),
+            functools.partial(client.rcpt, sample.recipient),
+            functools.partial(client.data, sample.content),
+        )
+        for step in steps:
+            code, text = step()
+            if code >= 400:
+                break
+    return code, text.decode(errors="replace")
+
+
+async def _way(sample: Sample, code: int, text: str, ways: Ways) -> list[str]:
+    """One row: verdict, id, fate."""
+    if code != 250:
+        await ways.until(lambda: ways.rejected(sample.sender))
+        rejected = ways.rejected(sample.sender)
+        return [sample.name, sample.about, f"{code} {text}", rejected.id if rejected else "?", "refused in the session"]
+    queue_id = text.rsplit(" ", 1)[-1]
+    await ways.until(lambda: ways.last(queue_id, Finished))
+    attempted = ways.last(queue_id, Attempted)
+    if not isinstance(attempted, Attempted):
+        return [sample.name, sample.about, f"{code} accepted", queue_id, "still in the queue"]
+    outcome = attempted.outcome
+    fate = type(outcome).__name__.lower()
+    return [sample.name, sample.about, f"{code} accepted", queue_id, f"{fate} to {outcome.hop or outcome.reply}"]
+
+
+def _explain(session: _Session, host: str, port: str) -> None:
+    """Where to look next."""
+    config = f"-c {_short(session.path)}"
+    click.echo(
+        f"\nSMTP     {host}:{port}     swaks --server {host}:{port} --to you@dest.example\n"
+        f"metrics  http://{session.config.admin.address}/metrics\n"
+        f"mail     {_short(session.config.data_dir)}/mail/new\n"
+        f"log      {_short(session.config.data_dir)}/gateway.log\n"
+        f"why      gateway explain ID {config}\n"
+        f"queue    gateway queue list {config}\n\n"
+        "Ctrl-C stops it."
+    )
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

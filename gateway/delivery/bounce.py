@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is told that mail failed, and with which envelope.
+
+Promises: no notice about a notice (null sender, RFC 5321 §4.5.5 and §6.1), none to automatic mail (RFC 3834 §2); the notice
+has the null sender itself and a fresh queue id.
+Not here: its text (`mail/dsn.py`), its place in the queue (`queue/`: it enters in the commit that records the failure).
+"""
+
+import secrets
+from collections.abc import Callable, Sequence
+
+from gateway.mail import dsn
+from gateway.mail.address import NULL_SENDER, Address
+from gateway.mail.envelope import BodyType, Envelope, Recipient
+from gateway.mail.job import Due, Failed, Job, QueueId, make_queue_id
+from gateway.mail.message import Message
+from gateway.ports import Submission
+
+
+def _fresh_id(now: float) -> QueueId:
+    return make_queue_id(int(now * 1e6), secrets.randbits(25))
+
+
+class DsnBouncer:
+    """`returned_message`: octets up to which a message is returned whole; of a larger one the header is."""
+
+    def __init__(self, hostname: str, *, returned_message: int = 0, new_id: Callable[[float], QueueId] = _fresh_id) -> None:
+        self._hostname = hostname
+        self._whole = returned_message
+        self._new_id = new_id
+
+    def compose(self, job: Job, message: Message, failures: Sequence[tuple[Due, Failed]], now: float) -> Submission | None:
+        """See `ports.Bouncer`."""
+        if not failures or not job.sender or not job.sender.domain or _is_automatic(message):
+            return None
+        notice = dsn.Notice(
+            hostname=self._hostname,
+            id=job.id,
+            notice_id=self._new_id(now),
+            sender=job.sender,
+            arrived=job.created,
+            now=now,
+            losses=[
+                dsn.Loss(address=due.address, reply=failed.reply, remote=failed.remote, hop=failed.hop)
+                for due, failed in failures
+            ],
+            boundary=f"=_{secrets.token_hex(16)}",
+            whole=self._whole,
+        )
+        sender = job.sender if notice.eight_bit else Address(job.sender.local, job.sender.ascii_domain)
+        envelope = Envelope(
+            sender=NULL_SENDER,
+            recipients=(Recipient(sender),),
+            body=BodyType.EIGHT_BIT if notice.eight_bit else BodyType.SEVEN_BIT,
+            smtputf8=notice.eight_bit,
+        )
+        return Submission(id=notice.notice_id, envelope=envelope, message=dsn.compose(notice, message))
+
+
+def _is_automatic(message: Message) -> bool:
+    """True if a program wrote it: `Auto-Submitted` says something else than "no" (RFC 3834 §5)."""
+    values = (value.partition(b";")[0].strip().lower() for value in message.values(b"auto-submitted"))
+    return any(value not in (b"", b"no") for value in values)

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The door to aiosmtplib: its client protocol, with replies in a queue so that commands can go out in a group.
+
+aiosmtplib gives the connection, its TLS upgrade and its write state. Two things are ours. Replies are queued and counted
+against what was asked, so PIPELINING works and a reply too much is seen instead of being taken for the next one. And
+one waiter serves replies, the write buffer and the loss of the connection, so a refusal in the middle of content is seen.
+
+Promises: a reply has at most `REPLY_MAX` octets; after a fault nothing more is read or written; no wait outlasts its deadline.
+Fails with: `SessionFault`, whose `reply` is what the queue is told.
+RFCs: 5321 §4.2 (replies), 2920 (groups), 3207 §4.2 (what came before TLS does not count).
+Not here: what is said, and what a reply means (`smtp_session.py`, `smtp_transaction.py`).
+"""
+
+import asyncio
+import re
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDisconnected
+from aiosmtplib.protocol import SMTPProtocol
+from aiosmtplib.response import SMTPResponse
+
+from gateway.mail import reply
+from gateway.mail.reply import MailError, Reply, from_remote
+
+REPLY_MAX = 32 << 10  # a long EHLO is 2 KiB; who sends more does not speak SMTP
+
+# RFC 5321 §4.2.1: Reply-line = *( Reply-code "-" [ textstring ] CRLF ) Reply-code [ SP textstring ] CRLF
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.S)
+
+# An upgrade that renames what is used here must fail at start, not in the middle of a delivery.
+for _name in ("connection_made", "connection_lost", "data_received", "eof_received", "resume_writing", "write", "start_tls"):
+    if not hasattr(SMTPProtocol, _name):
+        raise ImportError(f"this aiosmtplib has no SMTPProtocol.{_name}")
+
+
+class SessionFault(MailError):
+    """The session is of no use any more: lost, too slow, or not SMTP."""
+
+
+class TlsFault(Exception):
+    """The handshake failed; the connection is gone with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply as it came. Made into a `Reply` only if somebody will read it."""
+
+    code: int
+    text: str
+
+    @property
+    def positive(self) -> bool:
+        return self.code < 300
+
+    @property
+    def reply(self) -> Reply:
+        return from_remote(self.code, self.text)
+
+
+class Wire(SMTPProtocol):
+    """One connection. `fault` says why nothing more will come; None while it is good."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.fault: SessionFault | None = None
+        self._answers: deque[Answer] = deque()
+        self._expected = 1  # the greeting
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def idle_and_good(self) -> bool:
+        """True if a new transaction may be begun."""
+        return self.fault is None and self._expected == 0 and not self._answers and not self._buffer and self.is_connected
+
+    # --- called by the transport
+
+    def data_received(self, data: bytes) -> None:
+        if self.fault:
+            return
+        self._buffer += data
+        try:
+            while answer := self._parse():
+                if self._expected <= 0:
+                    raise SessionFault(reply.PROTOCOL_ERROR, f"a reply that nobody asked for: {answer.reply}")
+                self._expected -= 1
+                self._answers.append(answer)
+        except SessionFault as err:
+            self.end(err)
+        self._wake()
+
+    def eof_received(self) -> bool:
+        self.end(SessionFault(reply.CONNECTION_LOST, "closed by the other side"))
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.end(SessionFault(reply.CONNECTION_LOST, str(exc) if exc else "closed"))
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._wake()
+
+    def _parse(self) -> Answer | None:
+        """One whole reply off the buffer."""
+        buffer, start, texts = self._buffer, 0, []
+        while (end := buffer.find(b"\n", start)) >= 0:
+            line = bytes(buffer[start:end]).removesuffix(b"\r")
+            start = end + 1
+            found = _LINE.fullmatch(line)
+            if not found:
+                raise SessionFault(reply.PROTOCOL_ERROR, f"not a reply: {line[:80]!r}")
+            texts.append(found[3] or b"")
+            if found[2] != b"-":
+                del buffer[:start]
+                return Answer(int(found[1]), b"\n".join(texts).decode("utf-8", "replace"))
+        if len(buffer) > REPLY_MAX:
+            raise SessionFault(reply.PROTOCOL_ERROR, f"a reply longer than {REPLY_MAX} octets")
+        return None
+
+    # --- called by the session
+
+    def send(self, data: bytes, answers: int = 0) -> None:
+        """Write; that many replies will be owed for it. Raises SessionFault if the connection is gone."""
+        if self.fault:
+            raise self.fault
+        self._expected += answers
+        try:
+            self.write(data)
+        except SMTPServerDisconnected as err:
+            self.end(SessionFault(reply.CONNECTION_LOST, "closed"))
+            raise self.fault or err from err
+
+    def owe(self, answers: int) -> None:
+        """That many replies will be owed for what is about to be written."""
+        self._expected += answers
+
+    async def answer(self, stage: str, timeout: float) -> Answer:
+        """The next reply. Raises SessionFault if it does not come within `timeout` seconds."""
+        while not self._answers:
+            if self.fault:
+                raise self.fault
+            await self._wait(stage, timeout)
+        return self._answers.popleft()
+
+    async def flushed(self, timeout: float) -> bool:
+        """Wait until more may be written. False if a reply came instead; SessionFault if nothing moves in time."""
+        while self._paused and not self._answers:
+            if self.fault:
+                raise self.fault
+            await self._wait("content", timeout)
+        return not self._answers
+
+    async def upgrade(self, context: ssl.SSLContext, server_name: str | None, timeout: float) -> Answer | None:
+        """STARTTLS and the handshake. Returns the refusal if there was one; TlsFault if the handshake fails."""
+        self._expected += 1
+        try:
+            await self.start_tls(context, server_hostname=server_name, timeout=timeout)
+        except SMTPResponseException as err:
+            return Answer(err.code, err.message)
+        except (SessionFault, SMTPException, OSError, ValueError) as err:  # ValueError: a name that cannot stand in SNI
+            raise TlsFault(f"{type(err).__name__}: {err}") from err
+        if self.fault or self._answers:  # octets from before the handshake (RFC 3207 §4.2)
+            raise TlsFault("the other side spoke between STARTTLS and the handshake")
+        return None
+
+    async def read_response(self, timeout: float | None = None) -> SMTPResponse:
+        """For aiosmtplib's own `start_tls`: the reply to STARTTLS."""
+        answer = await self.answer("STARTTLS", timeout or 0.0)
+        return SMTPResponse(answer.code, answer.text)
+
+    def end(self, fault: SessionFault) -> None:
+        """Give the connection up; the first reason stays."""
+        self.fault = self.fault or fault
+        if self.transport is not None:
+            self.transport.abort()  # type: ignore[attr-defined]  # typed as a base transport there
+        self._wake()
+
+    def close(self, fault: SessionFault) -> None:
+        """Close after what has been written is sent."""
+        self.fault = self.fault or fault
+        if self.transport is not None:
+            self.transport.close()
+
+    def info(self, name: str) -> Any:
+        """Extra information of the transport; None once it is closed."""
+        return self.transport.get_extra_info(name) if self.transport is not None else None
+
+    async def _wait(self, stage: str, timeout: float) -> None:
+        """Until anything happens. Running out of time is a fault."""
+        self._waiter = waiter = self._loop.create_future()
+        timer = self._loop.call_later(timeout, self._expire, stage, timeout)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def _expire(self, stage: str, timeout: float) -> None:
+        self.end(SessionFault(reply.HOST_TIMEOUT, f"nothing for {timeout:g} s after {stage}"))
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all sessions of one Edge share: settings, policy, intake, the spool's threads, and tasks that outlive a session.
+
+Promises: a task given to `own` is awaited before the Edge is gone; a session keeps the `Setup` it took until its
+transaction is over, so a reload changes nothing under it.
+Not here: sockets (`edge/listener.py`).
+"""
+
+import asyncio
+import random
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gateway.edge.admission import Admission
+from gateway.edge.options import LimitsOptions
+from gateway.infra.options import IPNetwork
+from gateway.mail.envelope import IP
+from gateway.mail.events import Trouble
+from gateway.mail.job import QueueId, make_queue_id
+from gateway.ports import Clock, EventSink, Intake, Policy
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from gateway.edge.lifecycle import Lifecycle
+
+T = TypeVar("T")
+
+SPOOL_THREADS = 4  # a disk does not get faster by more; the wait for one of them is what holds back clients
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeSettings:
+    """What the edge needs of the configuration; replaced as a whole by a reload. `spool_directory` must exist."""
+
+    hostname: str
+    limits: LimitsOptions
+    trusted: Sequence[IPNetwork] = ()
+    tls_context: "SSLContext | None" = None
+    spool_directory: Path
+    shard: int = 0
+
+    def trusts(self, ip: IP) -> bool:
+        """True for a client that may relay."""
+        return any(ip in network for network in self.trusted)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a transaction runs under."""
+
+    settings: EdgeSettings
+    policy: Policy
+
+
+class Desk:
+    """Shared by the sessions of one Edge."""
+
+    def __init__(self, setup: Setup, intake: Intake, clock: Clock, events: EventSink) -> None:
+        self.setup = setup
+        self.intake = intake
+        self.clock = clock
+        self.events = events
+        self.admission = Admission()
+        self.draining = False
+        self.sessions: set[Lifecycle] = set()
+        self.threads = ThreadPoolExecutor(SPOOL_THREADS, thread_name_prefix="spool")  # threads start with the first large mail
+        self._empty: asyncio.Event | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def emptied(self, seconds: float) -> bool:
+        """Wait until no session is left; False if the time is up first."""
+        if not self.sessions:
+            return True
+        self._empty = asyncio.Event()
+        try:
+            await asyncio.wait_for(self._empty.wait(), seconds)
+        except TimeoutError:
+            return not self.sessions
+        return True
+
+    def forget(self, session: "Lifecycle") -> bool:
+        """A session has ended; False if it was never counted."""
+        if session not in self.sessions:
+            return False
+        self.sessions.discard(session)
+        self.admission.leave(session.client.ip)
+        if not self.sessions and self._empty is not None:
+            self._empty.set()
+        return True
+
+    def own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run something to its end, even if the session that wanted it is gone. `work` deals with its own exceptions."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def finish(self, seconds: float) -> None:
+        """Wait for owned tasks, and cancel what is not done in time."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        left = list(self._tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def new_id(self) -> QueueId:
+        return make_queue_id(int(self.clock.now() * 1e6), random.getrandbits(25))
+
+    def trouble(self, err: BaseException, what: str, *, session: str = "", queue_id: QueueId | None = None) -> None:
+        """Tell the operator about a fault of ours."""
+        detail = f"{what}: {type(err).__name__}: {err}"
+        self.events.emit(Trouble(time=self.clock.now(), area="edge", detail=detail, id=queue_id, session=session))
+
+
+def peer(name: object) -> tuple[IP, int]:
+    """Address and port of the other end. A peer on a unix socket has neither and is a client on this machine."""
+    if not isinstance(name, tuple):
+        return ip_address("127.0.0.1"), 0
+    ip = ip_address(str(name[0]).partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)  # one client, one name, whichever socket it came in by
+    return mapped or ip, int(name[1])

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SMTP session: what each command does. The class that a listener makes for each connection.
+
+Promises: order and outline of commands were checked before (`edge/verbs.py`); what the policy refuses is refused with
+its reply; every new EHLO, TLS or transaction starts from fresh values, so nothing has to be reset field by field.
+Fails with: `MailError` for a refused command, `SessionOver` for the end.
+RFCs: 5321 §4.1.1, 1870, 2034, 3207, 6531.
+Not here: from end of data to the final reply (`edge/handover.py`), what filters think (`filters/`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import ClassVar
+
+from gateway.edge.commands import MailCommand, parse_helo, parse_mail, parse_rcpt
+from gateway.edge.content import ContentLimits
+from gateway.edge.greeting import extended_hello, hello
+from gateway.edge.handover import hand_over, refusal, reject_message, rejected
+from gateway.edge.incoming import Incoming
+from gateway.edge.lifecycle import Lifecycle
+from gateway.edge.over import SessionOver
+from gateway.edge.trace import stamp
+from gateway.edge.verbs import State, Verb
+from gateway.mail import reply
+from gateway.mail.address import Address
+from gateway.mail.envelope import Client, Recipient, Transaction
+from gateway.mail.reply import MailError, Reply
+from gateway.mail.verdict import Phase, Verdict
+
+_OK, _SENDER_OK, _RECIPIENT_OK = reply.OK.wire(), reply.SENDER_OK.wire(), reply.RECIPIENT_OK.wire()
+_START_CONTENT = reply.START_CONTENT.wire()
+SURPLUS = 10  # times the limit of recipients that a connection may go beyond it
+
+
+class SmtpSession(Lifecycle):
+    """The commands, in the order of RFC 5321 §4.1.1."""
+
+    async def perform(self, verb: Verb, argument: bytes) -> None:
+        await self._HANDLERS[verb.name](self, argument)
+
+    async def _ehlo(self, argument: bytes) -> None:
+        await self._meet(argument, esmtp=True)
+        settings = self.setup.settings
+        starttls = self.options.tls == "starttls" and settings.tls_context is not None and self.client.tls is None
+        self.say_raw(extended_hello(settings.hostname, settings.limits.message_size, starttls=starttls))
+
+    async def _helo(self, argument: bytes) -> None:
+        await self._meet(argument, esmtp=False)
+        self.say_raw(hello(self.setup.settings.hostname))
+
+    async def _meet(self, argument: bytes, *, esmtp: bool) -> None:
+        """RFC 5321 §4.1.4: a refused EHLO changes nothing, an accepted one clears everything."""
+        client = replace(self.client, helo=parse_helo(argument), esmtp=esmtp)
+        self.setup = self.desk.setup
+        met = self._begin(client, self.first)
+        await self.judge(Phase.HELO, met)
+        self.client, self.met, self.state = client, met, State.GREETED
+        self.reset()
+
+    async def _mail(self, argument: bytes) -> None:
+        command = parse_mail(argument, esmtp=self.client.esmtp)
+        self.setup = self.desk.setup  # a reload takes effect between two transactions
+        limits = self.limits
+        if limits.messages_per_connection and self.counts.messages >= limits.messages_per_connection:
+            raise SessionOver(reply.TOO_MANY_MESSAGES, "messages")
+        tx = self._begin(self.client, self.met, command)
+        if limits.message_size and (command.size or 0) > limits.message_size:
+            raise self._refused(Phase.MAIL, tx, reply.TOO_BIG, "limits.message_size")
+        if self.desk.intake.pressure():
+            raise self._refused(Phase.MAIL, tx, reply.NO_SPACE, "queue.pressure")
+        await self.judge(Phase.MAIL, tx)
+        self.begin_transaction(tx)
+        self.say_raw(_SENDER_OK)
+
+    async def _rcpt(self, argument: bytes) -> None:
+        tx = self._mail_in_hand()
+        try:
+            recipient = Recipient(parse_rcpt(argument, esmtp=self.client.esmtp, smtputf8=tx.smtputf8))
+            if self.limits.recipients and len(tx.recipients) >= self.limits.recipients:
+                raise self._too_many(tx, recipient.address)
+            tx.candidate = recipient
+            await self.judge(Phase.RCPT, tx, recipient.address)
+            tx.recipients.append(tx.candidate)  # a filter may have put another in its place (postmaster without domain)
+        except MailError:
+            if self.state is State.IN_MAIL:
+                self.state = State.NO_RCPT
+            raise
+        finally:
+            tx.candidate = None
+        self.state = State.HAS_RCPT
+        self.say_raw(_RECIPIENT_OK)
+
+    async def _data(self, argument: bytes) -> None:
+        """RFC 5321 §4.1.1.4. Whatever comes of it, the transaction is over."""
+        if self.state is State.NO_RCPT:
+            raise MailError(reply.NO_RECIPIENTS)
+        tx = self._mail_in_hand()
+        incoming = self._incoming(tx)
+        self.say_raw(_START_CONTENT)
+        handed_over = False
+        try:
+            await self.receive(incoming, self.limits.data_timeout, self.end)
+            verdict = await self._read_and_judge(tx, incoming)
+            handed_over = True
+            answer = await asyncio.shield(self.desk.own(hand_over(self.desk, tx, verdict, incoming)))
+        except MailError:
+            raise
+        except Exception as err:  # recorded as what became of the message, then dealt with as any fault of ours
+            reject_message(self.desk, tx, MailError(reply.INTERNAL, repr(err)), "edge.fault", incoming.reader.size)
+            raise
+        finally:
+            self.reset()
+            if incoming.on_disk and not handed_over:
+                self.desk.own(incoming.remove())
+        if not answer.positive:
+            raise MailError(answer)
+        self.counts.messages += 1
+        self.counts.idle = 0
+        self.say(answer)
+
+    async def _rset(self, argument: bytes) -> None:
+        self.reset()
+        self.say_raw(_OK)
+
+    async def _noop(self, argument: bytes) -> None:
+        self.say_raw(_OK)
+
+    async def _vrfy(self, argument: bytes) -> None:
+        self.say(reply.NOT_VERIFIED)  # RFC 5321 §7.3: no answer that helps to collect addresses
+
+    async def _help(self, argument: bytes) -> None:
+        self.say(reply.HELP)
+
+    async def _quit(self, argument: bytes) -> None:
+        raise SessionOver(reply.BYE, "quit")
+
+    async def _starttls(self, argument: bytes) -> None:
+        """RFC 3207 §4.2: afterwards nothing is known of the client but its address."""
+        if self.client.tls is not None or not self.client.esmtp:
+            raise MailError(reply.BAD_SEQUENCE)
+        self.setup = self.desk.setup
+        context = self.setup.settings.tls_context
+        if self.options.tls != "starttls" or context is None:
+            raise MailError(reply.TLS_NOT_OFFERED)
+        self.say(reply.START_TLS)
+        tls = await self.secure(context, self.limits.handshake_timeout)
+        self.tx, self.state = None, State.START
+        self.client = replace(self.client, helo="", esmtp=False, tls=tls)
+        self.met = self.first = self._begin(self.client, self.first)
+
+    _HANDLERS: ClassVar[dict[str, Callable[["SmtpSession", bytes], Awaitable[None]]]] = {
+        "EHLO": _ehlo,
+        "HELO": _helo,
+        "MAIL": _mail,
+        "RCPT": _rcpt,
+        "DATA": _data,
+        "RSET": _rset,
+        "NOOP": _noop,
+        "VRFY": _vrfy,
+        "HELP": _help,
+        "QUIT": _quit,
+        "STARTTLS": _starttls,
+    }
+
+    # --- parts of them
+
+    def _begin(self, client: Client, base: Transaction, command: MailCommand | None = None) -> Transaction:
+        """A transaction that knows what was found out before it."""
+        desk = self.desk
+        auth, findings, now = list(base.auth), list(base.findings), desk.clock.now()
+        if command is None:  # no mail yet: the id stands for the connection
+            return Transaction(client=client, id=base.id, started=now, auth=auth, findings=findings)
+        return Transaction(
+            client=client,
+            id=desk.new_id(),
+            started=now,
+            sender=command.sender,
+            body=command.body,
+            smtputf8=command.smtputf8,
+            declared_size=command.size,
+            auth=auth,
+            findings=findings,
+        )
+
+    def _mail_in_hand(self) -> Transaction:
+        """The transaction that the table of verbs has made sure of."""
+        if self.tx is None:
+            raise MailError(reply.BAD_SEQUENCE)
+        return self.tx
+
+    def _too_many(self, tx: Transaction, recipient: Address) -> MailError:
+        """RFC 5321 §4.5.3.1.10: the client sends the rest in another transaction. One that never stops is not listened to."""
+        self.counts.surplus += 1
+        if self.counts.surplus > SURPLUS * self.limits.recipients:
+            return SessionOver(reply.TOO_MANY_COMMANDS, "recipients")
+        return self._refused(Phase.RCPT, tx, reply.TOO_MANY_RECIPIENTS, "limits.recipients", recipient)
+
+    def _refused(self, phase: Phase, tx: Transaction, answer: Reply, rule: str, recipient: Address | None = None) -> MailError:
+        """A refusal by a limit of our own, recorded."""
+        return MailError(rejected(self.desk, phase, tx, refusal(answer, rule), recipient=recipient))
+
+    def _incoming(self, tx: Transaction) -> Incoming:
+        limits = self.limits
+        return Incoming(
+            ContentLimits(limits.message_size, limits.line_length, limits.header_size),
+            self.setup.settings.spool_directory / f"{tx.id}.tmp",
+            self.desk.threads,
+        )
+
+    async def _read_and_judge(self, tx: Transaction, incoming: Incoming) -> Verdict:
+        """The verdict on the message, which has our stamps then. Raises MailError if it is refused."""
+        try:
+            tx.message = await incoming.finish()
+        except MailError as err:
+            fault = incoming.reader.fault
+            rule = f"content.{fault.name.lower()}" if fault else "edge.spool"
+            raise MailError(reject_message(self.desk, tx, err, rule, incoming.reader.size), err.detail) from err
+        verdict = await self.judge(Phase.DATA, tx)
+        tx.message = stamp(tx, self.setup.settings.hostname, self.desk.clock.now())
+        return verdict

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trace fields that we put on top of an accepted message.
+
+Promises: exactly one Received and, if anything was authenticated, one Authentication-Results above it; nothing that a
+client said can end a line in them; a forged Authentication-Results that claims to be ours is taken out; no other octet
+of the message changes.
+RFCs: 5321 §4.4 and §7.2 (FOR with one recipient only), 3848 and 6531 §4.3 (WITH), 8601 §5 (forged results).
+Not here: how results are written (`auth/authres.py`).
+"""
+
+from email.utils import formatdate
+from functools import lru_cache
+
+from gateway.auth.authres import claims, render
+from gateway.mail.envelope import IP, Client, Transaction
+from gateway.mail.message import Field, Message
+
+AUTH_RESULTS = b"authentication-results"
+
+
+def stamp(tx: Transaction, hostname: str, now: float) -> Message:
+    """The message of `tx` with our trace fields. Raises ValueError if it has none."""
+    if tx.message is None:
+        raise ValueError("there is no message to stamp")
+    message = without_forgeries(tx.message, hostname)
+    results = render(hostname, tx.auth) if tx.auth else b""
+    return message.with_trace(results + received(tx, hostname, now))
+
+
+def without_forgeries(message: Message, hostname: str) -> Message:
+    """The message without results in our name that we did not write (RFC 8601 §5)."""
+
+    def forged(field: Field) -> bool:
+        return field.name.lower() == AUTH_RESULTS and claims(field.value, hostname)
+
+    if AUTH_RESULTS not in message.header.lower():  # splitting the header costs more than looking
+        return message
+    return message.without_fields(forged)
+
+
+def received(tx: Transaction, hostname: str, now: float) -> bytes:
+    """Our Received field. Folded, for the lines of others may be read by people only if short."""
+    client = tx.client
+    lines = [f"Received: from {client.helo} (unknown [{_literal(client.ip)}])"]
+    lines.append(f"by {hostname} with {_protocol(client, smtputf8=tx.smtputf8)} id {tx.id}")
+    if client.tls:
+        lines.append(f"({client.tls.version} {client.tls.cipher} {client.tls.bits} bits)")
+    if len(tx.recipients) == 1:  # RFC 5321 §7.2: more would tell each of them about the others
+        lines.append(f"for <{tx.recipients[0].address}>")
+    text = "\r\n\t".join(lines) + f";\r\n\t{_date(int(now))}\r\n"
+    return text.encode("utf-8")
+
+
+def _literal(ip: IP) -> str:
+    return f"IPv6:{ip}" if ip.version == 6 else str(ip)
+
+
+def _protocol(client: Client, *, smtputf8: bool) -> str:
+    secure = "S" if client.tls else ""
+    if smtputf8:
+        return f"UTF8SMTP{secure}"
+    return f"ESMTP{secure}" if client.esmtp or secure else "SMTP"
+
+
+@lru_cache(maxsize=8)
+def _date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=False, localtime=False).replace("-0000", "+0000")  # RFC 5322 §3.3: we know the zone

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine's clocks as a `ports.Clock`.
+
+Promises: `now` is wall time and may jump; `monotonic` never goes back. Tests put their own clock in its place.
+"""
+
+import asyncio
+import time
+
+
+class SystemClock:
+    """The one clock of a running daemon."""
+
+    def now(self) -> float:
+        """Unix time in seconds."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; a negative time is none (a clock that jumped must not raise here)."""
+        await asyncio.sleep(max(0.0, seconds))

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recording what became of recipients.
+
+1 judge each outcome, 2 have the bounce written for those that failed, 3 commit changes and bounce together (and take the
+message away if it is done), 4 tell everybody, 5 let what is still open wait.
+
+Promises: an outcome is never given up while the process lives: a delivered message that is not recorded would be delivered
+again. If a commit fails it is tried again, with pauses, whoever was cancelled. A failure that cannot be told to the sender
+(the bounce cannot be written) holds the message instead of losing it.
+RFCs: 5321 §4.2.5 (notice about some recipients), §4.5.5 (no notice about a notice).
+Not here: the judgement (`settlement.py`), the text of a bounce (`delivery/bounce.py`).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from gateway.mail import reply
+from gateway.mail.events import Accepted, Held
+from gateway.mail.job import Due, Job, Outcome
+from gateway.mail.message import Message
+from gateway.mail.reply import MailError
+from gateway.ports import Bouncer, Submission
+from gateway.queue import rows
+from gateway.queue.disk import Connection
+from gateway.queue.model import Queued
+from gateway.queue.settlement import Ruling, apply, attempted, bounced, finished, kept_open, rule
+from gateway.queue.shard import Claim, Shard
+from gateway.queue.store import Request
+from gateway.queue.work import Claims
+
+FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0  # seconds between tries to record an outcome
+
+
+@dataclass(slots=True, eq=False)
+class Settlement:
+    """What is to be recorded, and how often that has failed."""
+
+    job: Job
+    claim: Claim
+    rulings: list[Ruling]
+    done: asyncio.Future[None]
+    notice: tuple[Queued, Message, Submission] | None = None
+    hold: str = ""
+    failures: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """It settles every recipient that the message has."""
+        return len(self.rulings) == len(self.claim.item.addressees) and all(ruling.final for ruling in self.rulings)
+
+    def run(self, connection: Connection) -> rows.Settled:
+        """The operation. It may have been committed by a try that seemed to fail, so it may not assume that it is new."""
+        item = self.claim.item
+        if self.notice is not None:
+            bounce, message, _ = self.notice
+            if self.failures:
+                rows.remove(connection, bounce.n)
+            rows.add(connection, bounce, message)
+        if self.hold:
+            rows.hold(connection, [item.n], self.hold)
+        if self.whole:
+            rows.remove(connection, item.n)
+            return rows.Settled(None)
+        return rows.settle(connection, item.n, [ruling.change for ruling in self.rulings])
+
+
+class Settling:
+    """Settlements of one shard."""
+
+    def __init__(self, shard: Shard, claims: Claims, bouncer: Bouncer) -> None:
+        self._shard = shard
+        self._claims = claims
+        self._bouncer = bouncer
+
+    async def settle(self, job: Job, outcomes: Sequence[tuple[Due, Outcome]]) -> None:
+        """See `ports.Work`. Outcomes of recipients that are not open in the job are dropped: they are settled already."""
+        claim = self._shard.claims.get(job.id) or await self._claim_again(job)
+        if claim is not None:
+            await self.begin(claim, job, outcomes)
+
+    def begin(self, claim: Claim, job: Job, outcomes: Sequence[tuple[Due, Outcome]]) -> asyncio.Future[None]:
+        """The part that nobody can cancel. The future is done when the outcomes are durable."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        moment = self._shard.moment()
+        rulings = [rule(claim.item, due, outcome, moment) for due, outcome in outcomes if due.index in claim.open]
+        if not rulings:
+            done.set_result(None)
+            return done
+        settlement = Settlement(job, claim, rulings, done)
+        claim.open.difference_update(ruling.due.index for ruling in rulings)
+        claim.pending += 1
+        self._renew(claim)
+        if any(ruling.failed for ruling in rulings):
+            self._shard.own(self._with_notice(settlement))
+        else:
+            self._submit(settlement)
+        return done
+
+    def _renew(self, claim: Claim) -> None:
+        claims = self._shard.claims
+        claim.expires = self._shard.clock.monotonic() + self._shard.options.lease
+        claims[claim.item.id] = claims.pop(claim.item.id, claim)
+
+    async def _claim_again(self, job: Job) -> Claim | None:
+        """The lease has ended, but the work was done all the same. None if the job was settled or released long ago."""
+        shard = self._shard
+        n, left = shard.lapsed.pop(job.id, (0, set()))
+        if not left or n in shard.busy:
+            return None
+        shard.ready.discard(n)
+        shard.busy.add(n)
+        try:
+            items = await shard.store.run(partial(rows.read, numbers=[n]), writes=False)
+        except BaseException:
+            shard.give_back(n, shard.time.now())
+            raise
+        if not items:
+            shard.busy.discard(n)
+            return None
+        claim = shard.claims[job.id] = Claim(items[0], left, 0.0)
+        return claim
+
+    # --- 2 the bounce
+
+    async def _with_notice(self, settlement: Settlement) -> None:
+        """Have the bounce written and stored beside the outcome."""
+        shard, claim = self._shard, settlement.claim
+        failures = [(ruling.due, ruling.failed) for ruling in settlement.rulings if ruling.failed]
+        try:
+            message = await self._claims.content(claim.item)
+            submission = self._bouncer.compose(settlement.job, message, failures, shard.clock.now())
+            if submission is not None:
+                settlement.notice = await self._enter(submission)
+        except asyncio.CancelledError:
+            _give_up(settlement, MailError(reply.QUEUE_WRITE, "the queue is closed"))
+            raise
+        except Exception as err:  # a fault of any kind must neither lose the failure nor try the recipient again  # noqa: BLE001
+            settlement.hold = f"bounce not written: {err}"
+            now = shard.time.now()
+            settlement.rulings = [kept_open(each, now) if each.failed else each for each in settlement.rulings]
+            shard.trouble(settlement.hold, claim.item.id)
+        self._submit(settlement)
+
+    async def _enter(self, submission: Submission) -> tuple[Queued, Message, Submission]:
+        """The bounce as a message of the queue, a large body in its file."""
+        shard, message = self._shard, submission.message
+        pause = FIRST_PAUSE
+        while shard.spool.wants_file(message):
+            try:
+                message = await shard.keep_file(submission.id, message)
+                break
+            except MailError as err:
+                shard.trouble(f"bounce not stored, trying again: {err.detail}", submission.id)
+                await shard.clock.sleep(pause)
+                pause = min(2 * pause, LAST_PAUSE)
+        return shard.new(submission.id, submission.envelope, message, submission.verdict), message, submission
+
+    # --- 3 the commit
+
+    def _submit(self, settlement: Settlement) -> None:
+        item = settlement.claim.item
+        self._shard.store.submit(
+            Request(
+                settlement.run,
+                partial(self._recorded, settlement),
+                partial(self._not_recorded, settlement),
+                # A message that was never out of memory was written a moment ago: its pages are in the cache.
+                quick=settlement.whole and item.n in self._shard.cache,
+                octets=settlement.notice[0].size if settlement.notice else 0,
+            )
+        )
+
+    def _not_recorded(self, settlement: Settlement, err: MailError) -> None:
+        if not settlement.failures:
+            self._claims.unrecorded += 1
+        settlement.failures += 1
+        self._shard.trouble(f"outcome not recorded, trying again: {err.detail}", settlement.claim.item.id)
+        self._shard.own(self._again(settlement, err))
+
+    async def _again(self, settlement: Settlement, err: MailError) -> None:
+        pause = min(FIRST_PAUSE * 2 ** (settlement.failures - 1), LAST_PAUSE)
+        try:
+            await self._shard.clock.sleep(pause)
+        except asyncio.CancelledError:
+            _give_up(settlement, err)
+            raise
+        self._submit(settlement)
+
+    # --- 4 and 5
+
+    def _recorded(self, settlement: Settlement, settled: rows.Settled) -> None:
+        shard, claim, rulings = self._shard, settlement.claim, settlement.rulings
+        item, now = claim.item, shard.clock.now()
+        if settlement.failures:
+            self._claims.unrecorded -= 1
+            shard.wake.set()
+        apply(item, rulings)
+        claim.pending -= 1
+        for event in attempted(item, rulings, now):
+            shard.events.emit(event)
+        if settlement.notice is not None:
+            self._entered(*settlement.notice)
+        if settlement.hold:
+            item.held, item.reason = True, settlement.hold
+            shard.emit(Held, id=item.id, reason=settlement.hold)
+        for event in bounced(item, rulings, settlement.notice[0].id if settlement.notice else None, now):
+            shard.events.emit(event)
+        if settled.due is None:
+            shard.events.emit(finished(item, now))
+            shard.forget(item)
+        elif not claim.open and not claim.pending:
+            shard.end_claim(claim)
+        if not settlement.done.done():
+            settlement.done.set_result(None)
+
+    def _entered(self, item: Queued, message: Message, submission: Submission) -> None:
+        self._shard.admit(item, message)
+        self._shard.emit(
+            Accepted, id=item.id, client=None, envelope=submission.envelope, size=item.size, verdict=submission.verdict
+        )
+        if item.held:
+            self._shard.emit(Held, id=item.id, reason=item.reason)
+
+
+def _give_up(settlement: Settlement, err: MailError) -> None:
+    """The queue closes with this unrecorded: the message stays queued and may be sent again."""
+    if not settlement.done.done():
+        settlement.done.set_exception(err)

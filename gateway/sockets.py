@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The listening sockets of the daemon: bound here, or handed over by systemd.
+
+Promises: all are bound before the first worker starts, or none is kept.
+Fails with: `ConfigError` naming the listener that cannot be bound and why.
+"""
+
+import errno
+import os
+import socket
+
+from gateway.config import Config, ConfigError, Fault
+from gateway.edge.listener import bind
+from gateway.infra import systemd
+
+BACKLOG = 1024
+
+
+def bind_listeners(config: Config, file: str) -> list[socket.socket]:
+    """One socket for each [[listener]], in their order."""
+    if not config.listener:
+        raise ConfigError([Fault(file, "listener", "", 'there is none: add [[listener]] with address = "0.0.0.0:25"')])
+    inherited = systemd.listen_sockets()
+    sockets: list[socket.socket] = []
+    faults: list[Fault] = []
+    for at, listener in enumerate(config.listener):
+        key, address = f"listener[{at}].address", listener.address
+        if address.startswith("systemd:"):
+            name = address.removeprefix("systemd:")
+            found = inherited.get(name, [])
+            sockets.extend(found[:1])
+            if not found:
+                faults.append(Fault(file, key, f'"{address}"', f"systemd passed no socket named {name!r}"))
+            continue
+        sockets.extend(_attempt(address, faults, Fault(file, key, f'"{address}"', "")))
+    if faults:
+        for each in sockets:
+            each.close()
+        raise ConfigError(faults)
+    return sockets
+
+
+def bind_admin(config: Config, file: str) -> socket.socket | None:
+    """The socket of the admin address; None if it is switched off."""
+    address = config.admin.address
+    if not address:
+        return None
+    faults: list[Fault] = []
+    bound = _attempt(address, faults, Fault(file, "admin.address", f'"{address}"', ""))
+    if faults:
+        raise ConfigError(faults)
+    return bound[0]
+
+
+def _attempt(address: str, faults: list[Fault], fault: Fault) -> list[socket.socket]:
+    try:
+        return [bind(address)]
+    except OSError as err:
+        reason = f"cannot be bound: {err.strerror or err}"
+        if isinstance(err, PermissionError):
+            reason += "; ports below 1024 need CAP_NET_BIND_SERVICE or systemd sockets"
+        elif err.errno == errno.EADDRINUSE:
+            reason += "; another process listens there"
+        faults.append(Fault(fault.file, fault.key, fault.value, reason))
+        return []
+
+
+def inheritable(sockets: list[socket.socket]) -> list[int]:
+    """Descriptors that a child process may take over."""
+    for each in sockets:
+        os.set_inheritable(each.fileno(), True)
+    return [each.fileno() for each in sockets]

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's outermost layer: lock, sockets, worker processes, signals, systemd.
+
+With one worker the relay runs in this process. With more, no mail passes through it: it binds the listening sockets,
+starts workers that inherit them, replaces one that dies or hangs, and serves the one admin address.
+Promises: SIGTERM drains every worker and exits 0; SIGHUP reloads, or keeps the old configuration and says why;
+systemd gets READY once all workers take mail, WATCHDOG only while all of them are alive.
+Fails with: `ConfigError` for addresses and directories that cannot be used.
+Not here: the relay (`app.py`), a worker process (`worker.py`, `children.py`).
+"""
+
+import asyncio
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.app import Place, Relay
+from gateway.children import Child, merged_metrics, readiness
+from gateway.config import Config, ConfigError, Fault, examine, load
+from gateway.infra import systemd
+from gateway.infra.datadir import DataDirectory, DataDirectoryInUse
+from gateway.infra.http import Server
+from gateway.infra.log import JsonLog
+from gateway.mail.events import Lifecycle, Trouble
+from gateway.ops.api import public_app
+from gateway.sockets import bind_admin, bind_listeners
+from gateway.worker import Signals, check_config_unchanged, reload_relay, run_loop
+
+LOCK_PATIENCE = 3.0  # seconds: workers of a killed supervisor need a moment to notice and let go
+
+
+def run(config: Config, path: Path) -> int:
+    """Serve until a signal ends it. Returns the exit status."""
+    if faults := examine(config, str(path)):
+        raise ConfigError(faults)
+    directory = _lock(config, path)
+    try:
+        listeners = bind_listeners(config, str(path))
+        admin = bind_admin(config, str(path))
+        if config.workers.number == 1:
+            return run_loop(_single(config, path, listeners, admin))
+        return run_loop(Supervisor(config, path, directory, listeners).run(admin))
+    finally:
+        directory.unlock()
+
+
+def _lock(config: Config, path: Path) -> DataDirectory:
+    """The data directory, locked for this daemon."""
+    directory = DataDirectory(config.data_dir)
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            directory.lock()
+        except DataDirectoryInUse as err:
+            if time.monotonic() >= deadline:
+                raise ConfigError([Fault(str(path), "data_dir", f'"{config.data_dir}"', str(err))]) from err
+            time.sleep(0.1)
+        except OSError as err:
+            raise ConfigError([Fault(str(path), "data_dir", f'"{config.data_dir}"', f"cannot be used: {err}")]) from err
+        else:
+            return directory
+
+
+async def _single(config: Config, path: Path, listeners: list[socket.socket], admin: socket.socket | None) -> int:
+    """The relay in this process."""
+    relay = Relay(config, Place(0, 1))
+    signals = Signals(lambda: _reload_single(relay, path), interrupt=True)
+    await relay.start(list(zip(listeners, config.listener, strict=True)), admin)
+    systemd.notify("READY=1\nSTATUS=Taking mail")
+    async with asyncio.TaskGroup() as tasks:
+        watchdog = tasks.create_task(_watchdog(lambda: True), name="watchdog")
+        await signals.stop.wait()
+        systemd.notify("STOPPING=1\nSTATUS=Draining")
+        await relay.stop()
+        watchdog.cancel()
+    return 0
+
+
+def _reload_single(relay: Relay, path: Path) -> None:
+    systemd.notify_reloading()
+    reload_relay(relay, path)
+    systemd.notify("READY=1")
+
+
+async def _watchdog(alive: Callable[[], bool]) -> None:
+    """Tell systemd that we live, twice in each watchdog interval; returns at once if it does not ask for it."""
+    interval = systemd.watchdog_seconds()
+    while interval:
+        if alive():
+            systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(interval / 2)
+
+
+class Supervisor:
+    """The parent of several workers."""
+
+    def __init__(self, config: Config, path: Path, directory: DataDirectory, listeners: list[socket.socket]) -> None:
+        self.config = config
+        self.path = path
+        self.log = JsonLog(sys.stderr, config.log)
+        self.directory = directory
+        count = config.workers.number
+        self.children = [Child(index, count, path, listeners, directory) for index in range(count)]
+
+    async def run(self, admin: socket.socket | None) -> int:
+        """Start the workers, keep them running, stop them on a signal."""
+        signals = Signals(self.reload, interrupt=True)
+        self._say("started", f"{len(self.children)} workers")
+        server = await self._serve_admin(admin) if admin else None
+        async with asyncio.TaskGroup() as tasks:
+            keepers = [tasks.create_task(child.keep(self._trouble), name=f"worker {child.index}") for child in self.children]
+            ready = tasks.create_task(self._announce(), name="readiness")
+            watchdog = tasks.create_task(_watchdog(self._alive), name="watchdog")
+            await signals.stop.wait()
+            self._say("draining")
+            systemd.notify("STOPPING=1\nSTATUS=Draining")
+            await asyncio.gather(*(child.stop(self.config.workers.drain) for child in self.children))
+            for task in (*keepers, ready, watchdog):
+                task.cancel()
+        if server:
+            await server.close()
+        self._say("stopped")
+        self.log.close()
+        return 0
+
+    def reload(self) -> None:
+        """Check the configuration here first, so that all workers take the new one or none does."""
+        systemd.notify_reloading()
+        try:
+            config = load(self.path)
+            if faults := examine(config, str(self.path)):
+                raise ConfigError(faults)
+        except ConfigError as err:
+            self._trouble("config", f"the old configuration stays: {err}".replace("\n", "; "))
+        else:
+            for key in check_config_unchanged(self.config, config):
+                self._trouble("config", f"{key}: a change needs a restart; the old value stays")
+            for child in self.children:
+                child.reload()
+        systemd.notify("READY=1")
+
+    async def _announce(self) -> None:
+        await asyncio.gather(*(child.ready.wait() for child in self.children))
+        self._say("ready")
+        systemd.notify("READY=1\nSTATUS=Taking mail")
+
+    def _alive(self) -> bool:
+        return all(child.alive() for child in self.children)
+
+    async def _serve_admin(self, admin: socket.socket) -> Server:
+        controls = [(str(child.index), self.config.data_dir / "run" / f"worker-{child.index}.sock") for child in self.children]
+        app = public_app(metrics=lambda: merged_metrics(controls), ready=lambda: readiness(self.children), status=self._status)
+        server = Server(app)
+        await server.start(admin)
+        return server
+
+    def _status(self) -> dict[str, object]:
+        return {"workers": [{"index": child.index, "pid": child.pid, "ready": child.ready.is_set()} for child in self.children]}
+
+    def _say(self, what: str, detail: str = "") -> None:
+        self.log.emit(Lifecycle(time=time.time(), what=what, detail=detail))
+
+    def _trouble(self, area: str, detail: str) -> None:
+        self.log.emit(Trouble(time=time.time(), area=area, detail=detail))

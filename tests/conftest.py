@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test may use, and the rule for system programs: a missing one skips its tests by name, with the mend.
+
+With GATEWAY_TESTS_COMPLETE set nothing may be skipped: what would be skipped fails instead.
+"""
+
+import os
+import shutil
+
+import pytest
+
+PACKAGES = {"postfix": "postfix", "smtp-source": "postfix", "smtp-sink": "postfix", "swaks": "swaks"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=10, help="cycles of the kill test (default 10)")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        for program in mark.args:
+            if reason := _why_not(program):
+                if os.environ.get("GATEWAY_TESTS_COMPLETE"):
+                    pytest.fail(reason, pytrace=False)
+                pytest.skip(reason)
+
+
+def _why_not(program: str) -> str:
+    if program == "root":
+        return "" if os.geteuid() == 0 else "needs root (a private Postfix instance can only be started by root)"
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    if shutil.which(program, path=path):
+        return ""
+    return f"needs {program}: apt-get install --no-install-recommends {PACKAGES[program]}"

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is told, and with which envelope."""
+
+import pytest
+
+from gateway.delivery.bounce import DsnBouncer
+from gateway.mail.envelope import BodyType
+from gateway.mail.job import Due, Failed, Job, make_queue_id
+from gateway.mail.message import Message
+from gateway.mail.reply import from_remote
+from gateway.ports import Submission
+from tests.support.fakework import CONTENT, job
+
+FAILED = Failed(reply=from_remote(550, "5.1.1 No such user"), remote=True, hop="mx.dest.example[192.0.2.1]:25")
+NOW = 1_700_003_600.0
+
+
+def bounce(one: Job, content: bytes = CONTENT, failures: list[tuple[Due, Failed]] | None = None) -> Submission | None:
+    bouncer = DsnBouncer("mx.example.test", returned_message=50_000)
+    failures = [(due, FAILED) for due in one.recipients] if failures is None else failures
+    return bouncer.compose(one, Message.parse(content), failures, NOW)
+
+
+def test_the_sender_is_told_by_the_null_sender() -> None:
+    notice = bounce(job("bob@dest.example"))
+    assert notice is not None
+    assert not notice.envelope.sender
+    assert [str(recipient.address) for recipient in notice.envelope.recipients] == ["ann@client.example"]
+    assert notice.envelope.body is BodyType.SEVEN_BIT
+    assert not notice.envelope.smtputf8
+    assert notice.id != job("bob@dest.example").id
+    assert f"Message-ID: <{notice.id}@mx.example.test>".encode() in notice.message.header
+
+
+def test_ids_of_notices_made_at_one_moment_differ() -> None:
+    ids = {made.id for _ in range(100) if (made := bounce(job("bob@dest.example")))}
+    assert len(ids) == 100
+
+
+def test_no_notice_about_a_notice() -> None:
+    """RFC 5321 §6.1: the null sender gets nothing."""
+    assert bounce(job("bob@dest.example", sender="")) is None
+
+
+@pytest.mark.parametrize("value", ["auto-replied", "auto-generated", "Auto-Generated; owner-email=x", "x-unknown"])
+def test_no_notice_to_automatic_mail(value: str) -> None:
+    assert bounce(job("bob@dest.example"), f"Auto-Submitted: {value}\r\n".encode() + CONTENT) is None
+
+
+@pytest.mark.parametrize("value", ["no", "No", "no; comment=x", " no"])
+def test_mail_that_says_it_is_not_automatic_is_answered(value: str) -> None:
+    assert bounce(job("bob@dest.example"), f"Auto-Submitted: {value}\r\n".encode() + CONTENT) is not None
+
+
+def test_our_own_notice_would_not_be_answered() -> None:
+    first = bounce(job("bob@dest.example"))
+    assert first is not None
+    assert bounce(job("ann@client.example", sender="postmaster@other.example"), first.message.read()) is None
+
+
+def test_without_failures_there_is_nothing_to_tell() -> None:
+    assert bounce(job("bob@dest.example"), failures=[]) is None
+
+
+def test_an_internationalised_sender_is_told_with_smtputf8() -> None:
+    notice = bounce(job("bob@dest.example", sender="отправитель@client.example", smtputf8=True))
+    assert notice is not None
+    assert notice.envelope.smtputf8
+    assert notice.envelope.body is BodyType.EIGHT_BIT
+
+
+def test_a_sender_whose_domain_alone_is_internationalised_is_told_in_ascii() -> None:
+    notice = bounce(job("bob@dest.example", sender="ann@bücher.example", smtputf8=True))
+    assert notice is not None
+    assert str(notice.envelope.recipients[0].address) == "ann@xn--bcher-kva.example"
+    assert not notice.envelope.smtputf8
+    assert notice.message.read().isascii()
+
+
+def test_boundaries_cannot_be_guessed() -> None:
+    made = [bounce(job("bob@dest.example")) for _ in range(2)]
+    boundaries = {one.message.header.partition(b'boundary="')[2][:34] for one in made if one}
+    assert len(boundaries) == 2
+
+
+def test_the_failure_is_dated_and_the_id_is_of_now() -> None:
+    notice = bounce(job("bob@dest.example"))
+    assert notice is not None
+    assert notice.id[:10] == make_queue_id(int(NOW * 1e6), 0)[:10]

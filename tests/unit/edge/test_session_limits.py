@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions that try our patience: slow clients, clients that flood or do not read. Memory and time stay bounded."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gateway.edge.connection import COMMANDS_HIGH, CONTENT_HIGH
+from gateway.edge.options import LimitsOptions
+from gateway.edge.session import SmtpSession
+from gateway.edge.spool import SpoolFile
+from gateway.mail.events import Disconnected
+from gateway.mail.verdict import Phase
+from tests.support.edges import CONTENT, GREET, LOOPS, MAIL, in_data, next_reply, reset, run, running, until
+from tests.support.fakes import FakePolicy
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_content_waits_in_the_socket_while_the_disk_is_slow(loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """50 MB against a disk that takes nothing: what the process holds stays bounded, and nothing is lost."""
+
+    async def main() -> None:
+        sessions: list[SmtpSession] = []
+        writing, may_write = asyncio.Event(), asyncio.Event()
+        real = SmtpSession.admit
+        monkeypatch.setattr(SmtpSession, "admit", lambda self: sessions.append(self) or real(self))
+        write = SpoolFile.write
+
+        async def slow(self: SpoolFile, data: bytes) -> None:
+            writing.set()
+            await may_write.wait()
+            await write(self, data)
+
+        monkeypatch.setattr(SpoolFile, "write", slow)
+        async with running(tmp_path) as place:
+            reader, writer = await in_data(place)
+            writer.transport.set_write_buffer_limits(0)
+            (session,) = sessions
+            sender = asyncio.create_task(send(writer))
+            await writing.wait()
+            await until(lambda: session._link.read_paused)
+            content = session._content
+            assert content is not None
+            for _ in range(50):
+                await asyncio.sleep(0)
+                assert content.held < CONTENT_HIGH + (1 << 19)
+            may_write.set()
+            await sender
+            assert (await next_reply(reader)).startswith(b"250 ")
+            assert place.intake.stored[0].message.body_size == 50 * 1_000_000 + 2
+            writer.close()
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"Subject: x\r\n\r\n")
+        for _ in range(50):
+            writer.write(b"0123456789abcdefgh\r\n" * 50_000)
+            await writer.drain()
+        writer.write(b".\r\n")
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_pipelined_commands_wait_in_the_socket_while_the_policy_thinks(
+    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        sessions: list[SmtpSession] = []
+        real = SmtpSession.admit
+        monkeypatch.setattr(SmtpSession, "admit", lambda self: sessions.append(self) or real(self))
+        policy = FakePolicy()
+        policy.gate, policy.gated = asyncio.Event(), frozenset({Phase.MAIL})
+        async with running(tmp_path, policy=policy, limits=LimitsOptions(commands=0)) as place:
+            reader, writer = await place.connect()
+            writer.write(GREET + b"MAIL FROM:<a@b.example>\r\n" + b"RSET\r\n" * 200_000 + b"QUIT\r\n")
+            await policy.entered.wait()
+            (session,) = sessions
+            await until(lambda: session._link.read_paused)
+            assert len(session._lines) < COMMANDS_HIGH + (1 << 19)
+            policy.gate.set()
+            heard = await reader.read()
+            assert heard.count(b"250 2.0.0 Ok\r\n") == 200_000
+            assert heard.endswith(b"221 2.0.0 Bye\r\n")
+            writer.close()
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_client_that_reads_no_replies_is_cut_off(loop: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        limits = LimitsOptions(commands=0, command_timeout=0.2)
+        async with running(tmp_path, limits=limits) as place:
+            _, writer = await place.connect()
+            writer.transport.pause_reading()
+            sender = asyncio.create_task(flood(writer))
+            await until(lambda: place.events.of(Disconnected))
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+            writer.close()
+
+    async def flood(writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"HELP\r\n" * 10_000)
+            await writer.drain()
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    ("said", "limits", "last", "reason"),
+    [
+        (b"", {"command_timeout": 0.1}, b"421 4.4.2", "idle"),
+        (GREET + b"NOOP", {"command_timeout": 0.1}, b"421 4.4.2", "idle"),
+        (GREET + b"MAIL FROM:<>\r\n", {"transaction_timeout": 0.1}, b"421 4.4.2", "idle"),
+        (GREET + MAIL, {"data_timeout": 0.1}, b"421 4.4.2", "idle"),
+        (GREET + MAIL + b"Subject: x", {"data_timeout": 0.1}, b"421 4.4.2", "idle"),
+        (GREET + MAIL + b"Subject: x", {"transaction_timeout": 0.1}, b"421 4.4.2", "slow"),
+    ],
+)
+def test_a_client_that_says_nothing_is_told_and_left(
+    said: bytes, limits: dict[str, float], last: bytes, reason: str, loop: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with running(tmp_path, limits=LimitsOptions.model_validate(limits)) as place:
+            heard = await place.talk(said)
+            assert heard.splitlines()[-1].startswith(last)
+            await until(lambda: place.events.of(Disconnected))
+            assert place.events.of(Disconnected)[0].reason == reason
+
+    run(loop, main())
+
+
+def test_a_trickle_of_content_is_no_progress(tmp_path: Path) -> None:
+    """Slowloris: an octet now and then keeps no session alive."""
+
+    async def main() -> None:
+        async with running(tmp_path, limits=LimitsOptions(data_timeout=0.15)) as place:
+            reader, writer = await in_data(place)
+            answer = asyncio.create_task(reader.readline())
+            while not answer.done():
+                writer.write(b"x")
+                await asyncio.sleep(0.01)
+            assert (await answer).startswith(b"421 4.4.2 ")
+            writer.close()
+
+    run("asyncio", main())
+
+
+def test_content_that_comes_in_time_may_take_longer_than_one_timeout(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path, limits=LimitsOptions(data_timeout=0.3)) as place:
+            reader, writer = await in_data(place)
+            began = asyncio.get_running_loop().time()
+            while asyncio.get_running_loop().time() - began < 0.8:
+                writer.write(b"x" * 500 + b"\r\n")
+                await asyncio.sleep(0.01)
+            writer.write(b".\r\n")
+            assert (await next_reply(reader)).startswith(b"250 ")
+            writer.close()
+
+    run("asyncio", main())
+
+
+def test_a_policy_that_thinks_long_is_not_the_clients_fault(tmp_path: Path) -> None:
+    async def main() -> None:
+        policy = FakePolicy()
+        policy.gate, policy.gated = asyncio.Event(), frozenset({Phase.DATA})
+        limits = LimitsOptions(command_timeout=0.4, data_timeout=0.4, transaction_timeout=0.5)
+        async with running(tmp_path, policy=policy, limits=limits) as place:
+            reader, writer = await in_data(place)
+            writer.write(CONTENT)
+            await policy.entered.wait()
+            await asyncio.sleep(0.8)  # longer than any of the client's deadlines
+            policy.gate.set()
+            assert (await next_reply(reader)).startswith(b"250 ")
+            writer.close()
+
+    run("asyncio", main())
+
+
+def test_a_client_that_left_does_not_keep_the_policy_busy(tmp_path: Path) -> None:
+    async def main() -> None:
+        policy = FakePolicy()
+        policy.gate, policy.gated = asyncio.Event(), frozenset({Phase.MAIL})
+        async with running(tmp_path, policy=policy) as place:
+            _, writer = await place.connect()
+            writer.write(GREET + MAIL)
+            await policy.entered.wait()
+            reset(writer)
+            await until(lambda: place.edge.sessions == 0)
+
+    run("asyncio", main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_last_reply_is_heard_though_the_client_goes_on_sending(loop: str, tmp_path: Path) -> None:
+    """A close with unread input resets the connection, and the reason would be lost with it."""
+
+    async def main() -> None:
+        async with running(tmp_path, limits=LimitsOptions(errors=1)) as place:
+            reader, writer = await place.connect()
+            writer.write(b"X\r\nX\r\n")
+            assert (await next_reply(reader)).startswith(b"220")
+            assert (await next_reply(reader)).startswith(b"500")
+            for _ in range(20):
+                writer.write(b"MORE\r\n" * 100)
+                await asyncio.sleep(0.002)
+            assert (await next_reply(reader)).startswith(b"421 4.7.0")
+            assert await reader.read() == b""
+            writer.close()
+
+    run(loop, main())

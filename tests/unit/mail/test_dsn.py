@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The notice, read back by somebody else's parser (the standard library's), and attacked through everything in it."""
+
+import email
+import email.policy
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.mail import reply
+from gateway.mail.address import Address, parse_mailbox
+from gateway.mail.dsn import HEADER_MAX, LINE_MAX, Loss, Notice, compose
+from gateway.mail.job import make_queue_id
+from gateway.mail.message import FileBody, Message
+from gateway.mail.reply import Reply, from_remote
+
+ID, NOTICE_ID = make_queue_id(1, 1), make_queue_id(2, 2)
+ORIGINAL = Message.parse(
+    b"From: Ann <ann@client.example>\r\nTo: bob@dest.example\r\nSubject: Hello\r\nMessage-ID: <1@client.example>\r\n"
+    b"\r\nHi Bob\r\n"
+).with_trace(b"Received: from client.example\r\n by mx.example.test\r\n")
+REFUSED = Loss(
+    address=parse_mailbox(b"bob@dest.example"),
+    reply=from_remote(550, "5.1.1 No such user"),
+    remote=True,
+    hop="mx1.dest.example[192.0.2.1]:25",
+)
+
+
+def notice(*losses: Loss, sender: str = "ann@client.example", whole: int = 0) -> Notice:
+    return Notice(
+        hostname="mx.example.test",
+        id=ID,
+        notice_id=NOTICE_ID,
+        sender=parse_mailbox(sender.encode()),
+        arrived=1_700_000_000.0,
+        now=1_700_003_600.0,
+        losses=losses or (REFUSED,),
+        boundary="=_0123456789abcdef",
+        whole=whole,
+    )
+
+
+def octets(*losses: Loss, original: Message = ORIGINAL, **arguments: Any) -> bytes:
+    return compose(notice(*losses, **arguments), original).read()
+
+
+def parsed(*losses: Loss, original: Message = ORIGINAL, **arguments: Any) -> EmailMessage:
+    message = email.message_from_bytes(octets(*losses, original=original, **arguments), policy=email.policy.default)
+    assert isinstance(message, EmailMessage)
+    assert not message.defects
+    return message
+
+
+def parts(message: EmailMessage) -> list[EmailMessage]:
+    return cast("list[EmailMessage]", list(message.iter_parts()))
+
+
+def status(message: EmailMessage) -> list[Any]:
+    """The groups of fields of the status part."""
+    return cast("list[Any]", parts(message)[1].get_payload())
+
+
+def test_the_header_says_what_it_is() -> None:
+    message = parsed()
+    assert message.get_content_type() == "multipart/report"
+    assert message["Content-Type"].params["report-type"] == "delivery-status"
+    assert message["From"] == "Mail Delivery System <MAILER-DAEMON@mx.example.test>"
+    assert message["To"].addresses[0].addr_spec == "ann@client.example"
+    assert message["Auto-Submitted"] == "auto-replied"
+    assert message["MIME-Version"] == "1.0"
+    assert message["Message-ID"] == f"<{NOTICE_ID}@mx.example.test>"
+    assert message["Date"].datetime.timestamp() == 1_700_003_600
+    assert message["In-Reply-To"] == "<1@client.example>"
+    assert message["References"] == "<1@client.example>"
+
+
+def test_the_three_parts_are_in_their_order() -> None:
+    kinds = [part.get_content_type() for part in parts(parsed())]
+    assert kinds == ["text/plain", "message/delivery-status", "text/rfc822-headers"]
+
+
+def test_the_text_names_recipient_reply_and_message() -> None:
+    text = parts(parsed())[0].get_content()
+    assert "<bob@dest.example>" in text
+    assert "mx1.dest.example[192.0.2.1]:25 said: 550 5.1.1 No such user" in " ".join(text.split())
+    assert ID in text
+    assert "<1@client.example>" in text
+    assert "Hello" in text
+
+
+def test_the_status_has_every_required_field() -> None:
+    """RFC 3464 §2.2 and §2.3."""
+    general, about = status(parsed())
+    assert general["Reporting-MTA"] == "dns; mx.example.test"
+    assert general["X-Queue-Id"] == ID
+    assert general["Arrival-Date"] == "Tue, 14 Nov 2023 22:13:20 +0000"
+    assert about["Final-Recipient"] == "rfc822; bob@dest.example"
+    assert about["Action"] == "failed"
+    assert about["Status"] == "5.1.1"
+    assert about["Remote-MTA"] == "dns; mx1.dest.example"
+    assert about["Diagnostic-Code"] == "smtp; 550 5.1.1 No such user"
+    assert about["Last-Attempt-Date"] == "Tue, 14 Nov 2023 23:13:20 +0000"
+
+
+def test_each_recipient_has_its_own_group() -> None:
+    second = Loss(address=parse_mailbox(b"eve@dest.example"), reply=reply.NO_SUCH_DOMAIN)
+    _, one, two = status(parsed(REFUSED, second))
+    assert (one["Status"], two["Status"]) == ("5.1.1", "5.1.2")
+    assert two["Remote-MTA"] is None
+    assert two["Diagnostic-Code"].startswith("x-gateway;")  # no server said it
+
+
+def test_a_refusal_without_enhanced_code_gets_the_general_one() -> None:
+    loss = Loss(address=REFUSED.address, reply=from_remote(550, "go away"), remote=True, hop=REFUSED.hop)
+    assert status(parsed(loss))[1]["Status"] == "5.0.0"
+
+
+def test_expired_mail_says_so() -> None:
+    loss = Loss(address=REFUSED.address, reply=reply.EXPIRED, hop=REFUSED.hop)
+    about = status(parsed(loss))[1]
+    assert (about["Status"], about["Action"]) == ("4.4.7", "failed")
+
+
+def test_a_host_that_was_configured_as_an_address_is_a_literal() -> None:
+    loss = Loss(address=REFUSED.address, reply=REFUSED.reply, remote=True, hop="127.0.0.1[127.0.0.1]:2626")
+    assert status(parsed(loss))[1]["Remote-MTA"] == "dns; [127.0.0.1]"
+
+
+# --- the original
+
+
+def test_a_small_message_comes_back_whole() -> None:
+    returned = parts(parsed(whole=10_000))[2]
+    assert returned.get_content_type() == "message/rfc822"
+    inner = returned.get_content()
+    assert inner["Subject"] == "Hello"
+    assert inner.get_content().strip() == "Hi Bob"
+    assert ORIGINAL.read() in octets(whole=10_000)
+
+
+def test_a_larger_one_comes_back_as_its_header() -> None:
+    text = parts(parsed(whole=50))[2].get_payload(decode=True)
+    assert b"Subject: Hello\r\n" in text
+    assert b"Hi Bob" not in text
+
+
+def test_a_body_in_a_file_is_not_read() -> None:
+    message = Message(b"", ORIGINAL.header, FileBody(Path("/does/not/exist"), 0, 5))
+    assert parts(parsed(original=message, whole=10_000))[2].get_content_type() == "text/rfc822-headers"
+
+
+@pytest.mark.parametrize("body", ["\r\nGrüße\r\n".encode(), b"\r\n" + b"x" * 2000 + b"\r\n", b"\r\n\x00\r\n"])
+def test_what_is_not_plain_is_not_returned_raw(body: bytes) -> None:
+    message = Message(b"", ORIGINAL.header, body)
+    wire = octets(original=message, whole=10_000)
+    assert wire.isascii()
+    assert body not in wire
+
+
+def test_an_8_bit_header_is_declared_and_survives() -> None:
+    header = "From: a@b.example\r\nSubject: Grüße\r\n".encode()
+    returned = parts(parsed(original=Message(b"", header, b"\r\n")))[2]
+    assert returned["Content-Transfer-Encoding"] == "base64"
+    assert returned.get_payload(decode=True) == header
+
+
+def test_a_huge_header_is_cut_at_a_line() -> None:
+    header = b"".join(b"X-Field-%d: %s\r\n" % (number, b"x" * 60) for number in range(20_000))
+    returned = parts(parsed(original=Message(b"", header, b"\r\n")))[2].get_payload(decode=True)
+    assert len(returned) <= HEADER_MAX
+    assert returned.endswith(b"x\r\n")
+
+
+# --- internationalised
+
+
+def test_a_local_part_in_utf8_makes_it_a_global_report() -> None:
+    """RFC 6533."""
+    loss = Loss(address=Address("пользователь", "dest.example"), reply=REFUSED.reply, remote=True, hop=REFUSED.hop)
+    wire = octets(loss)
+    assert b"message/global-delivery-status" in wire
+    assert "Final-Recipient: utf-8; пользователь@dest.example\r\n".encode() in wire
+    assert b"report-type=global-delivery-status" in wire
+    assert notice(loss).eight_bit
+
+
+def test_a_domain_in_utf8_is_written_as_a_labels() -> None:
+    loss = Loss(address=Address("bob", "bücher.example"), reply=REFUSED.reply, remote=True, hop=REFUSED.hop)
+    message = parsed(loss)
+    assert status(message)[1]["Final-Recipient"] == "rfc822; bob@xn--bcher-kva.example"
+    assert not notice(loss).eight_bit
+
+
+def test_a_reply_in_utf8_does_not_make_the_status_8_bit() -> None:
+    loss = Loss(address=REFUSED.address, reply=from_remote(550, "Пользователь неизвестен"), remote=True, hop=REFUSED.hop)
+    assert octets(loss).isascii()
+    assert "неизвестен" in parts(parsed(loss))[0].get_content()
+
+
+# --- hostile
+
+
+HOSTILE = st.text(st.characters(codec="utf-8") | st.sampled_from("\r\n\t \x00-=_<>"), max_size=300)
+
+
+@given(HOSTILE, HOSTILE, st.sampled_from([421, 450, 550, 599]))
+def test_no_reply_or_host_can_break_out(text: str, hop: str, code: int) -> None:
+    loss = Loss(address=REFUSED.address, reply=from_remote(code, text), remote=True, hop=hop)
+    message = parsed(loss)
+    assert len(parts(message)) == 3
+    assert len(status(message)) == 2
+    assert set(status(message)[1].keys()) <= {
+        "Final-Recipient",
+        "Action",
+        "Status",
+        "Remote-MTA",
+        "Diagnostic-Code",
+        "Last-Attempt-Date",
+    }
+
+
+@given(HOSTILE)
+def test_a_reply_of_ours_with_raw_text_cannot_either(text: str) -> None:
+    message = parsed(Loss(address=REFUSED.address, reply=Reply(550, text)))
+    assert len(status(message)) == 2
+
+
+@given(st.binary(max_size=400))
+def test_no_original_can_break_out(raw: bytes) -> None:
+    message = parsed(original=Message(b"", raw, b"\r\n--=_0123456789abcde\r\n"), whole=10_000)
+    assert len(parts(message)) == 3
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Message-ID: <a>\r\n\tevil@x.example>",
+        b"Message-ID: <a b@x.example>",
+        b"Message-ID: x",
+        b"Message-ID: <\xff@x.example>",
+        b"Message-ID: <>",
+    ],
+)
+def test_an_odd_message_id_is_not_referred_to(field: bytes) -> None:
+    message = parsed(original=Message(b"", field + b"\r\n", b"\r\n"))
+    assert message["In-Reply-To"] is None
+
+
+@given(st.lists(st.text("ab c", max_size=900), max_size=20))
+def test_lines_are_as_long_as_lines_may_be(lines: list[str]) -> None:
+    wire = octets(Loss(address=REFUSED.address, reply=from_remote(550, "\n".join(lines)), remote=True, hop=REFUSED.hop))
+    assert max(map(len, wire.split(b"\r\n"))) <= LINE_MAX
+    assert wire.count(b"\n") == wire.count(b"\r\n") == wire.count(b"\r")
+
+
+def test_a_thousand_recipients_are_not_slow() -> None:
+    text = "word " * 400
+    losses = [
+        Loss(address=parse_mailbox(b"u%d@dest.example" % number), reply=from_remote(550, text), remote=True, hop=REFUSED.hop)
+        for number in range(1000)
+    ]
+    assert len(octets(*losses)) < 3 << 20

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration: every fault at once, each with file, key path, value, reason and the mend."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Config, ConfigError, Fault, examine, find, from_mapping, load
+from tests.support import certificates
+
+MINIMAL = {"hostname": "mx.example.test"}
+
+
+def faults(data: dict[str, object]) -> dict[str, Fault]:
+    """Faults by key path."""
+    with pytest.raises(ConfigError) as raised:
+        from_mapping(data, "f.toml")
+    return {fault.key: fault for fault in raised.value.faults}
+
+
+def test_what_the_contract_promises_as_defaults() -> None:
+    config = from_mapping(MINIMAL, "f.toml")
+    assert config.data_dir == Path("/var/lib/gateway")
+    assert config.limits.message_size == 50 << 20
+    assert config.limits.line_length == 64 << 10
+    assert config.limits.recipients == 1000
+    assert config.limits.connections == 10_000
+    assert config.limits.connections_per_client == 50
+    assert config.delivery.port == 25
+    assert [str(n) for n in config.delivery.forbidden_networks] == [
+        "127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fe80::/10", "fc00::/7",
+    ]  # fmt: skip
+    assert config.queue.retry == [60, 300, 900, 1800, 3600, 7200, 14400]
+    assert config.queue.expire == 5 * 86400
+    assert config.filters.mode == "enforce"
+    assert config.filters.spf.timeout == 10
+    assert config.admin.address == "127.0.0.1:9125"
+    assert config.workers.count == 1
+
+
+def test_every_fault_is_told_at_once_with_its_key_path() -> None:
+    found = faults(
+        {
+            "hostname": "mx.example.test",
+            "listener": [{"address": "127.0.0.1:2525"}, {"address": "nowhere", "tls": "maybe"}],
+            "limits": {"message_size": "50MB!", "conections": 3},
+            "queue": {"retry": ["1m", "soon"], "expire": 5},
+            "relay": {"networks": ["10.0.0.1/8"]},
+            "workers": {"count": "many"},
+        }
+    )
+    assert {"listener[1].address", "listener[1].tls", "limits.message_size", "limits.conections"} <= set(found)
+    assert {"queue.retry[1]", "queue.expire", "relay.networks[0]", "workers.count"} <= set(found)
+    assert found["limits.message_size"].value == '"50MB!"'
+    assert "did you mean 'connections'" in found["limits.conections"].reason
+    assert '"30s"' in found["queue.expire"].reason
+    assert all(fault.file == "f.toml" and fault.reason for fault in found.values())
+
+
+def test_a_missing_hostname_is_named() -> None:
+    assert "is missing" in faults({})["hostname"].reason
+
+
+def test_an_unknown_section_is_refused_with_the_nearest_name() -> None:
+    assert "did you mean 'queue'" in faults({**MINIMAL, "queeu": {}})["queeu"].reason
+
+
+def test_a_section_of_the_wrong_kind_is_a_fault() -> None:
+    assert set(faults({**MINIMAL, "limits": 5, "listener": {"address": "x"}})) == {"limits", "listener"}
+
+
+@pytest.mark.parametrize("count", [0, -1, 257])
+def test_worker_counts_out_of_range_are_refused(count: int) -> None:
+    assert "1 to 256" in faults({**MINIMAL, "workers": {"count": count}})["workers.count"].reason
+
+
+def test_tls_needs_both_files() -> None:
+    assert "needs both" in faults({**MINIMAL, "tls": {"certificate": "/x.pem"}})["tls"].reason
+
+
+def test_a_tls_listener_needs_a_certificate() -> None:
+    data = {**MINIMAL, "listener": [{"address": "127.0.0.1:2525", "tls": "starttls"}]}
+    assert "tls.certificate" in faults(data)["listener[0].tls"].reason
+
+
+def test_one_address_for_two_listeners_is_refused() -> None:
+    data = {**MINIMAL, "listener": [{"address": "127.0.0.1:2525"}, {"address": "127.0.0.1:2525"}]}
+    assert "another listener" in faults(data)["listener[1].address"].reason
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
+def test_an_open_relay_is_refused_unless_spelled_out(network: str) -> None:
+    with pytest.raises(ConfigError):
+        from_mapping({**MINIMAL, "relay": {"networks": [network]}}, "f.toml")
+    assert from_mapping({**MINIMAL, "relay": {"networks": [network], "open": True}}, "f.toml").relay.networks
+
+
+@pytest.mark.parametrize("content", [b"hostname = ", b"\xff\xfe", b"[a]\n[a]\n"])
+def test_what_is_not_toml_is_one_fault(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "f.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load(path)
+
+
+def test_a_file_that_is_not_there_is_one_fault(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "missing.toml")
+
+
+def test_the_file_is_the_one_given_then_the_environment_then_etc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GATEWAY_CONFIG", raising=False)
+    assert find(None) == Path("/etc/gateway/gateway.toml")
+    monkeypatch.setenv("GATEWAY_CONFIG", "/tmp/x.toml")
+    assert find(None) == Path("/tmp/x.toml")
+    assert find(Path("y.toml")) == Path("y.toml")
+
+
+def examined(tmp_path: Path, **changes: object) -> list[Fault]:
+    config = Config.model_validate({**MINIMAL, "data_dir": str(tmp_path / "data"), **changes})
+    return examine(config, "f.toml")
+
+
+def test_a_certificate_that_fits_its_key_is_no_fault(tmp_path: Path) -> None:
+    made = certificates.make(tmp_path, "mx.example.test")
+    assert not examined(tmp_path, tls={"certificate": str(made.certificate), "key": str(made.key)})
+
+
+def test_a_certificate_that_cannot_be_used_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "bad.pem").write_text("no certificate")
+    tls = {"certificate": str(tmp_path / "bad.pem"), "key": str(tmp_path / "none.pem")}
+    assert [fault.key for fault in examined(tmp_path, tls=tls)] == ["tls.certificate"]
+
+
+def test_a_data_dir_below_a_file_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    assert [fault.key for fault in examined(tmp_path)] == ["data_dir"]
