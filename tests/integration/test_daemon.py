@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.auth.dkim_sign import SigningKey, sign
+from gateway.mail.message import Message
 from tests.support.daemon import Daemon
 from tests.support.dnsserver import DnsServer
 from tests.support.sink import Sink
@@ -185,6 +187,25 @@ async def test_gtube_is_refused_in_the_session(daemon: Daemon) -> None:
     code, text = await asyncio.to_thread(ask, daemon, "a@origin.example", "box@dest.example", message("spam", GTUBE))
     assert (code, text[:6]) == (554, b"5.7.1 ")
     assert daemon.metric("gateway_messages_rejected_total") == 1
+
+
+async def test_a_signed_message_carries_its_result_and_a_forged_one_is_taken_out(
+    daemon: Daemon, sink: Sink, dns: DnsServer
+) -> None:
+    key = SigningKey.generate("signed.example", "s1")
+    dns.add(key.record_name, "TXT", key.record.decode())
+    forged = b"Authentication-Results: mx.gateway.test; dkim=pass header.d=bank.example\r\n"
+    others = b"Authentication-Results: elsewhere.example; dkim=fail\r\n"
+    content = forged + others + sign(message("signed"), key) + message("signed")
+    await asyncio.to_thread(submit, daemon, ["box@dest.example"], content)
+    await sink.wait(1)
+    received = sink.messages[0].content
+    results = [field.unfolded for field in Message.parse(received).fields if field.name == b"Authentication-Results"]
+    assert len(results) == 2
+    assert results[0].startswith(b"mx.gateway.test;")
+    assert b"dkim=pass header.d=signed.example" in results[0]
+    assert results[1] == b"elsewhere.example; dkim=fail"
+    assert received.endswith(content.removeprefix(forged))
 
 
 async def test_a_stranger_cannot_relay(daemon: Daemon) -> None:

@@ -43,9 +43,20 @@ def delivered(log: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path, workers: int, request: pytest.FixtureRequest) -> None:
-    kills = request.config.getoption("--kills")
+    await survive(tmp_path, workers, request.config.getoption("--kills"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.timeout(1200)
+async def test_what_was_acknowledged_survives_fifty_sigkills(tmp_path: Path, workers: int) -> None:
+    await survive(tmp_path, workers, 50)
+
+
+async def survive(tmp_path: Path, workers: int, kills: int) -> None:
+    """Load, kill and start `kills` times; then compare what was promised with what arrived."""
     sink_port = free_ports(1)[0]
     sink_log = tmp_path / "sink.log"
     sink_log.touch()
