@@ -7,6 +7,7 @@ Not here: processes, sockets, signals (`supervisor.py`, `worker.py`); one judgem
 """
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
@@ -22,10 +23,11 @@ from gateway.delivery.build import transports
 from gateway.delivery.route import Router
 from gateway.delivery.worker import Deliverer
 from gateway.edge.listener import Edge, EdgeSettings
-from gateway.edge.options import ListenerOptions
+from gateway.edge.options import LimitsOptions, ListenerOptions
 from gateway.filters.builtin import build
 from gateway.filters.chain import Chain
 from gateway.filters.recipients import RelayRule
+from gateway.infra import descriptors
 from gateway.infra.clock import SystemClock
 from gateway.infra.datadir import DataDirectory
 from gateway.infra.dns import DnsResolver
@@ -34,15 +36,21 @@ from gateway.infra.log import JsonLog
 from gateway.infra.metrics import Metrics
 from gateway.infra.tls import server_context
 from gateway.mail.events import Lifecycle, Trouble
+from gateway.mail.reply import MailError
 from gateway.ops.api import control_app, public_app
 from gateway.ops.trace import TraceRecorder
 from gateway.ports import EventSink, Fanout, QueueAdmin, Resolver, Transport
-from gateway.queue.manager import QueueManager, existing_shards
+from gateway.queue.disk import DatabaseError
+from gateway.queue.manager import NewerSchema, QueueManager, existing_shards
 
 GAUGE_PERIOD = 5.0  # seconds between two readings of the queue's depth
 RESTART_ONLY = ("data_dir", "listener", "admin", "workers", "dns", "log", "trace")
 # CPython's default makes a full collection after some thousand new objects; a message makes hundreds, none of them cyclic.
 GC_THRESHOLDS = (50_000, 20, 50)
+
+
+class QueueUnusable(Exception):
+    """The queue cannot be opened: a newer program wrote it, or the disk does not work. The text says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,7 @@ class Relay:
             DnsResolver(config.dns, clock=self.clock, observer=self.metrics.lookup) if resolver is None else None
         )
         self.resolver: Resolver = resolver or self._own_resolver  # type: ignore[assignment]  # one of them is there
+        self._bouncer = _bouncer(config)
         self.queues = self._make_queues()
         self.deliverers = self._make_deliverers()
         self.edge = Edge(self._settings(config), self._policy(config), self.queues[0], self.clock, self.events)
@@ -92,7 +101,6 @@ class Relay:
 
     def _make_queues(self) -> list[QueueManager]:
         directory = self.config.data_dir / "queue"
-        bouncer = _bouncer(self.config)
         return [
             QueueManager(
                 directory,
@@ -100,7 +108,7 @@ class Relay:
                 self.config.queue,
                 clock=self.clock,
                 events=self.events,
-                bouncer=bouncer,
+                bouncer=self._bouncer,
                 drain_only=shard != self.place.index,
             )
             for shard in self.place.shards(existing_shards(directory))
@@ -138,7 +146,7 @@ class Relay:
         certificate, key = config.tls.certificate, config.tls.key
         return EdgeSettings(
             hostname=config.hostname,
-            limits=config.limits,
+            limits=_possible(config),
             trusted=config.relay.networks,
             tls_context=server_context(certificate, key) if certificate and key else None,
             spool_directory=self.queues[0].spool_directory,
@@ -148,10 +156,16 @@ class Relay:
     # --- life
 
     async def start(self, listeners: Sequence[tuple[socket.socket, ListenerOptions]], admin: socket.socket | None) -> None:
-        """Open the queue, begin to deliver, answer on the control socket (and `admin`), and take mail."""
+        """Open the queue, begin to deliver, answer on the control socket (and `admin`), and take mail.
+
+        Raises QueueUnusable before anything else has begun.
+        """
         self.say("started", f"worker {self.place.index} of {self.place.count}, process {os.getpid()}")
-        for queue in self.queues:
-            await queue.open()
+        try:
+            for queue in self.queues:
+                await queue.open()
+        except (NewerSchema, DatabaseError, OSError) as err:
+            raise QueueUnusable(str(err)) from err
         for number, deliverer in enumerate(self.deliverers):
             self._own(asyncio.create_task(deliverer.run(), name=f"deliverer {number}"))
         self._own(asyncio.create_task(self._measure(), name="queue gauges"))
@@ -182,6 +196,7 @@ class Relay:
         self.edge.reload(self._settings(config), self._policy(config))
         for queue in self.queues:
             queue.reload(config.queue)
+        self._bouncer.reload(config.hostname, config.delivery.returned_message)
         router = _router(config)
         for deliverer in self.deliverers:
             fresh = deliverer.reload(router, self._make_transports(config), config.delivery)
@@ -190,12 +205,13 @@ class Relay:
         self.config = config.model_copy(update=kept)
         self.say("reloaded")
 
-    async def stop(self) -> None:
-        """Take no more mail, finish what runs within `workers.drain`, settle, close."""
+    async def stop(self, seconds: float | None = None) -> None:
+        """Take no more mail, finish what runs within so long (`workers.drain` if not said), settle, close."""
         self._ready = False
         self.say("draining")
-        deadline = self.clock.monotonic() + self.config.workers.drain
-        await self.edge.drain(self.config.workers.drain)
+        patience = self.config.workers.drain if seconds is None else seconds
+        deadline = self.clock.monotonic() + patience
+        await self.edge.drain(patience)
         left = max(1.0, deadline - self.clock.monotonic())
         await asyncio.gather(*(deliverer.stop(left) for deliverer in self.deliverers))
         for task in self._tasks:
@@ -235,7 +251,8 @@ class Relay:
         self.trouble("api", detail)
 
     async def _page(self) -> bytes:
-        await self._read_queue()
+        with contextlib.suppress(MailError):  # the disk does not answer; the counters are wanted more than ever
+            await self._read_queue()
         return self.metrics.render()
 
     def _not_ready(self) -> list[str]:
@@ -250,7 +267,10 @@ class Relay:
         """Keep the gauges of the queue's depth fresh between scrapes."""
         while True:
             await self.clock.sleep(GAUGE_PERIOD)
-            await self._read_queue()
+            try:
+                await self._read_queue()
+            except MailError as err:
+                self.trouble("relay", f"the depth of the queue cannot be read: {err.detail}")
 
     async def _read_queue(self) -> None:
         depth: dict[str, int] = {}
@@ -262,6 +282,13 @@ class Relay:
                 work[kind] = work.get(kind, 0) + count
         self.metrics.set_queue(depth)
         self.metrics.set_store(work)
+
+
+def _possible(config: Config) -> LimitsOptions:
+    """The limits, with no more connections than there are descriptors for."""
+    limits = config.limits
+    spare = descriptors.spare(config.delivery.connections)
+    return limits if 0 < limits.connections <= spare else limits.model_copy(update={"connections": spare})
 
 
 def _router(config: Config) -> Router:
@@ -276,16 +303,22 @@ def _bouncer(config: Config) -> DsnBouncer:
 async def offline_queues(config: Config) -> AsyncIterator[list[QueueAdmin]]:
     """The shards themselves, under the lock of the data directory: for commands while no daemon runs.
 
-    Raises DataDirectoryInUse if a daemon has it.
+    Where there are none, nothing is made: folders of root would be of no use to the daemon's user.
+    Raises DataDirectoryInUse if a daemon has it; what `QueueManager.open` raises.
     """
     directory = DataDirectory(config.data_dir)
+    try:
+        shards = existing_shards(directory.queue) if any(directory.queue.iterdir()) else []  # raises if we may not look
+    except FileNotFoundError:
+        shards = []
+    if not shards:
+        yield []
+        return
     directory.lock()
     clock = SystemClock()
     log = JsonLog(sys.stderr, config.log.model_copy(update={"level": "error"}))
     trace = TraceRecorder(config.data_dir / "trace" / "offline.sqlite", config.trace, clock)
-    queues = [
-        _offline_queue(config, shard, clock, Fanout([log, trace])) for shard in existing_shards(config.data_dir / "queue")
-    ]
+    queues = [_offline_queue(config, shard, clock, Fanout([log, trace])) for shard in shards]
     try:
         for queue in queues:
             await queue.open()

@@ -14,34 +14,46 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.config import Config
 from gateway.infra.datadir import DataDirectory
 from gateway.infra.metrics import merge
-from gateway.ops.client import ControlClient, Unreachable
-from gateway.sockets import inheritable
-from gateway.worker import HEARTBEAT, VARIABLE, Assignment
+from gateway.link import HEARTBEAT, READY, VARIABLE, Assignment, send_frame
+from gateway.ops.client import ControlClient, Refused, Unreachable
+from gateway.sockets import Listener, inheritable
 
 HUNG_AFTER = 15 * HEARTBEAT  # a worker that gives no sign of life for so long is replaced
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a dead worker is replaced
-STOP_MARGIN = 10.0  # seconds after the drain time before SIGKILL
+STOP_MARGIN = 40.0  # seconds after the drain time before SIGKILL: settling, closing the queue and the traces
 
 Report = Callable[[str, str], None]
+
+
+@dataclass(slots=True)
+class Common:
+    """What all workers of a daemon share. `approved` is the text of the configuration that a new worker starts with."""
+
+    count: int
+    path: Path
+    start: Config  # as it was at the start of the daemon
+    approved: bytes
+    listeners: list[Listener]
+    directory: DataDirectory
 
 
 class Child:
     """One worker's place. The process behind it may change; the place, its shard and its sockets do not."""
 
-    def __init__(self, index: int, count: int, path: Path, listeners: list[socket.socket], directory: DataDirectory) -> None:
+    def __init__(self, index: int, common: Common) -> None:
         self.index = index
         self.ready = asyncio.Event()
-        self._count = count
-        self._path = path
-        self._listeners = listeners
-        self._directory = directory
+        self._common = common
+        self._news = asyncio.Event()  # there is a configuration that the worker has not been told
         self._process: asyncio.subprocess.Process | None = None
         self._seen = time.monotonic()
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     @property
     def pid(self) -> int | None:
@@ -56,15 +68,22 @@ class Child:
         pause = FIRST_PAUSE
         while True:
             started = time.monotonic()
-            status = await self._run(report)
+            try:
+                ended = f"ended with status {await self._run(report)}"
+            except OSError as err:  # no process, descriptor or memory to be had: that passes
+                ended = f"could not be started: {err}"
             self.ready.clear()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
-            report("worker", f"worker {self.index} ended with status {status}; a new one starts in {pause:g} s")
+            report("worker", f"worker {self.index} {ended}; a new one starts in {pause:g} s")
             if time.monotonic() - started > LONGEST_PAUSE:
                 pause = FIRST_PAUSE
             self._seen = time.monotonic() + pause
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
+            if self._stopping.is_set():
+                return
             pause = min(LONGEST_PAUSE, pause * 2)
 
     async def _run(self, report: Report) -> int:
@@ -76,18 +95,29 @@ class Child:
             self._seen = time.monotonic()
             async with asyncio.TaskGroup() as tasks:
                 listener = tasks.create_task(self._listen(ours), name=f"signs of life of worker {self.index}")
+                speaker = tasks.create_task(self._speak(ours), name=f"words to worker {self.index}")
                 hung = tasks.create_task(self._kill_if_hung(report), name=f"hang watch of worker {self.index}")
                 try:
                     return await self._process.wait()
                 finally:
-                    listener.cancel()
-                    hung.cancel()
+                    for task in (listener, speaker, hung):
+                        task.cancel()
 
     async def _spawn(self, link: socket.socket) -> asyncio.subprocess.Process:
         """Start by exec, not fork: the loop and its threads do not survive a fork."""
+        common = self._common
+        listeners = [(inheritable(each), number) for each, number in common.listeners]
+        assignment = Assignment(
+            index=self.index,
+            count=common.count,
+            config=str(common.path),
+            data_dir=str(common.start.data_dir),
+            link=link.fileno(),
+            listeners=listeners,
+            options=[options.model_dump(mode="json") for options in common.start.listener],
+        )
         # The lock's descriptor goes along: a data directory stays locked until the last worker has let go.
-        descriptors = [link.fileno(), *inheritable(self._listeners), *self._directory.descriptors]
-        assignment = Assignment(self.index, self._count, str(self._path), link.fileno(), inheritable(self._listeners))
+        descriptors = [link.fileno(), *(descriptor for descriptor, _ in listeners), *common.directory.descriptors]
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -98,9 +128,20 @@ class Child:
 
     async def _listen(self, link: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while await loop.sock_recv(link, 64):
-            self._seen = time.monotonic()
-            self.ready.set()
+        with contextlib.suppress(ConnectionResetError):  # it was killed
+            while signs := await loop.sock_recv(link, 64):
+                self._seen = time.monotonic()
+                if READY in signs:
+                    self.ready.set()
+
+    async def _speak(self, link: socket.socket) -> None:
+        """Say the approved configuration, and each later one."""
+        self._news.set()
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            with contextlib.suppress(OSError):  # it ended; the next one is told
+                await send_frame(link, self._common.approved)
 
     async def _kill_if_hung(self, report: Report) -> None:
         while True:
@@ -110,11 +151,12 @@ class Child:
                 self._signal(signal.SIGKILL)
 
     def reload(self) -> None:
-        self._signal(signal.SIGHUP)
+        """There is a newly approved configuration."""
+        self._news.set()
 
     async def stop(self, drain: float) -> None:
         """SIGTERM, and SIGKILL if the worker does not end in time."""
-        self._stopping = True
+        self._stopping.set()
         process = self._process
         if process is None:
             return
@@ -145,6 +187,15 @@ async def _page(path: Path) -> bytes:
         return b""
 
 
-def readiness(children: Sequence[Child]) -> list[str]:
-    """Why the daemon is not ready; empty if it is."""
-    return [f"worker {child.index} is not ready" for child in children if not child.ready.is_set()]
+async def readiness(children: Sequence[Child], controls: Sequence[tuple[str, Path]]) -> list[str]:
+    """Why the daemon is not ready; empty if every worker is there and takes mail (a full disk is a reason not to)."""
+    missing = [f"worker {child.index} is not ready" for child in children if not child.ready.is_set()]
+    told = await asyncio.gather(*(_unready(name, path) for name, path in controls)) if not missing else []
+    return missing + [reason for reasons in told for reason in reasons]
+
+
+async def _unready(name: str, path: Path) -> list[str]:
+    try:
+        return [f"worker {name}: {reason}" for reason in await ControlClient(path).unready()]
+    except (Unreachable, Refused):
+        return [f"worker {name} does not answer"]

@@ -25,12 +25,15 @@ from gateway.infra.dns import DnsOptions
 from gateway.infra.log import LogOptions
 from gateway.infra.options import DomainName, Duration, Options, option, section
 from gateway.infra.tls import TlsFault, server_context
+from gateway.mail.units import format_duration
 from gateway.ops.options import AdminOptions
 from gateway.ops.trace import TraceOptions
 from gateway.queue.options import QueueOptions
 
 DEFAULT_PATH = Path("/etc/gateway/gateway.toml")
 VARIABLE = "GATEWAY_CONFIG"
+# A claimed message may wait ten minutes for a connection before its attempt begins, and its outcome some for a slow disk.
+SETTLE_MARGIN = 15 * 60.0  # seconds that queue.lease must be longer than delivery.attempt_timeout
 
 
 class WorkersOptions(Options):
@@ -102,13 +105,33 @@ def find(path: Path | None) -> Path:
 
 def load(path: Path) -> Config:
     """Read and validate a file. Raises ConfigError with every fault of form."""
+    return parse(read(path), str(path))
+
+
+def read(path: Path) -> bytes:
+    """The octets of a configuration file. Raises ConfigError."""
     try:
-        data = tomllib.loads(path.read_bytes().decode("utf-8"))
+        return path.read_bytes()
     except OSError as err:
         raise ConfigError([Fault(str(path), "", "", f"cannot be read: {err.strerror}")]) from err
+
+
+def parse(text: bytes, file: str) -> Config:
+    """Validate the octets of a file; `file` is the name used in faults. Raises ConfigError."""
+    try:
+        data = tomllib.loads(text.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise ConfigError([Fault(str(path), "", "", f"is not TOML: {err}")]) from err
-    return from_mapping(data, str(path))
+        raise ConfigError([Fault(file, "", "", f"is not TOML: {err}")]) from err
+    return from_mapping(data, file)
+
+
+def approve(path: Path) -> tuple[bytes, Config]:
+    """Read a configuration and check all of it, certificates too. Raises ConfigError with every fault."""
+    text = read(path)
+    config = parse(text, str(path))
+    if faults := examine(config, str(path)):
+        raise ConfigError(faults)
+    return text, config
 
 
 def from_mapping(data: Mapping[str, Any], file: str) -> Config:
@@ -146,6 +169,10 @@ def _contradictions(config: Config, file: str) -> Iterator[Fault]:
         seen.add(listener.address)
         if listener.tls != "none" and not (config.tls.certificate and config.tls.key):
             yield Fault(file, f"listener[{at}].tls", f'"{listener.tls}"', "needs tls.certificate and tls.key")
+    needed = config.delivery.attempt_timeout + SETTLE_MARGIN
+    if config.queue.lease < needed:
+        reason = f'is too short for delivery.attempt_timeout; write lease = "{format_duration(needed)}" or longer'
+        yield Fault(file, "queue.lease", f'"{format_duration(config.queue.lease)}"', f"{reason}, or mail is sent twice")
     if bool(config.tls.certificate) != bool(config.tls.key):
         yield Fault(file, "tls", "", "needs both certificate and key, or neither")
     if isinstance(config.workers.count, int) and not 1 <= config.workers.count <= 256:

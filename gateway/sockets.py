@@ -10,31 +10,34 @@ import os
 import socket
 
 from gateway.config import Config, ConfigError, Fault
-from gateway.edge.listener import bind
+from gateway.edge.place import bind
 from gateway.infra import systemd
 
 BACKLOG = 1024
 
 
-def bind_listeners(config: Config, file: str) -> list[socket.socket]:
-    """One socket for each [[listener]], in their order."""
+Listener = tuple[socket.socket, int]  # a bound socket and the number of its [[listener]]
+
+
+def bind_listeners(config: Config, file: str) -> list[Listener]:
+    """The sockets of each [[listener]]; systemd may have several for one name, such as IPv4 and IPv6."""
     if not config.listener:
         raise ConfigError([Fault(file, "listener", "", 'there is none: add [[listener]] with address = "0.0.0.0:25"')])
     inherited = systemd.listen_sockets()
-    sockets: list[socket.socket] = []
+    sockets: list[Listener] = []
     faults: list[Fault] = []
     for at, listener in enumerate(config.listener):
         key, address = f"listener[{at}].address", listener.address
         if address.startswith("systemd:"):
             name = address.removeprefix("systemd:")
             found = inherited.get(name, [])
-            sockets.extend(found[:1])
+            sockets.extend((each, at) for each in found)
             if not found:
                 faults.append(Fault(file, key, f'"{address}"', f"systemd passed no socket named {name!r}"))
             continue
-        sockets.extend(_attempt(address, faults, Fault(file, key, f'"{address}"', "")))
+        sockets.extend((each, at) for each in _attempt(address, faults, Fault(file, key, f'"{address}"', "")))
     if faults:
-        for each in sockets:
+        for each, _ in sockets:
             each.close()
         raise ConfigError(faults)
     return sockets
@@ -65,8 +68,7 @@ def _attempt(address: str, faults: list[Fault], fault: Fault) -> list[socket.soc
         return []
 
 
-def inheritable(sockets: list[socket.socket]) -> list[int]:
-    """Descriptors that a child process may take over."""
-    for each in sockets:
-        os.set_inheritable(each.fileno(), True)
-    return [each.fileno() for each in sockets]
+def inheritable(each: socket.socket) -> int:
+    """The descriptor, so that a child process may take it over."""
+    os.set_inheritable(each.fileno(), True)
+    return each.fileno()

@@ -13,35 +13,40 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from gateway.app import Place, Relay
-from gateway.children import Child, merged_metrics, readiness
-from gateway.config import Config, ConfigError, Fault, examine, load
-from gateway.infra import systemd
+from gateway.children import Child, Common, merged_metrics, readiness
+from gateway.config import Config, ConfigError, Fault, approve
+from gateway.infra import descriptors, systemd
 from gateway.infra.datadir import DataDirectory, DataDirectoryInUse
 from gateway.infra.http import Server
 from gateway.infra.log import JsonLog
+from gateway.infra.strays import catch_strays
 from gateway.mail.events import Lifecycle, Trouble
 from gateway.ops.api import public_app
+from gateway.process import Signals, run_loop
 from gateway.sockets import bind_admin, bind_listeners
-from gateway.worker import Signals, check_config_unchanged, reload_relay, run_loop
 
-LOCK_PATIENCE = 3.0  # seconds: workers of a killed supervisor need a moment to notice and let go
+LOCK_PATIENCE = 3.0  # seconds: a daemon that is about to end lets go in time
+# What only a restart changes; workers tell of the rest themselves.
+FIXED = ("data_dir", "listener", "admin", "workers")
+ORPHANS_PATIENCE = 20.0  # and so long if its supervisor is dead already: its workers notice, drain for a second, and end
 
 
-def run(config: Config, path: Path) -> int:
-    """Serve until a signal ends it. Returns the exit status."""
-    if faults := examine(config, str(path)):
-        raise ConfigError(faults)
+def run(path: Path) -> int:
+    """Serve until a signal ends it. Returns the exit status. Raises ConfigError for a configuration that cannot be used."""
+    text, config = approve(path)
+    descriptors.raise_limit()
     directory = _lock(config, path)
     try:
         listeners = bind_listeners(config, str(path))
         admin = bind_admin(config, str(path))
         if config.workers.number == 1:
-            return run_loop(_single(config, path, listeners, admin))
-        return run_loop(Supervisor(config, path, directory, listeners).run(admin))
+            from gateway.single import serve  # the relay itself; with more workers it is not loaded here
+
+            return run_loop(serve(config, path, listeners, admin))
+        common = Common(config.workers.number, path, config, text, listeners, directory)
+        return run_loop(Supervisor(common).run(admin))
     finally:
         directory.unlock()
 
@@ -49,12 +54,12 @@ def run(config: Config, path: Path) -> int:
 def _lock(config: Config, path: Path) -> DataDirectory:
     """The data directory, locked for this daemon."""
     directory = DataDirectory(config.data_dir)
-    deadline = time.monotonic() + LOCK_PATIENCE
+    started = time.monotonic()
     while True:
         try:
             directory.lock()
         except DataDirectoryInUse as err:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= started + (LOCK_PATIENCE if err.alive else ORPHANS_PATIENCE):
                 raise ConfigError([Fault(str(path), "data_dir", f'"{config.data_dir}"', str(err))]) from err
             time.sleep(0.1)
         except OSError as err:
@@ -63,46 +68,15 @@ def _lock(config: Config, path: Path) -> DataDirectory:
             return directory
 
 
-async def _single(config: Config, path: Path, listeners: list[socket.socket], admin: socket.socket | None) -> int:
-    """The relay in this process."""
-    relay = Relay(config, Place(0, 1))
-    signals = Signals(lambda: _reload_single(relay, path), interrupt=True)
-    await relay.start(list(zip(listeners, config.listener, strict=True)), admin)
-    systemd.notify("READY=1\nSTATUS=Taking mail")
-    async with asyncio.TaskGroup() as tasks:
-        watchdog = tasks.create_task(_watchdog(lambda: True), name="watchdog")
-        await signals.stop.wait()
-        systemd.notify("STOPPING=1\nSTATUS=Draining")
-        await relay.stop()
-        watchdog.cancel()
-    return 0
-
-
-def _reload_single(relay: Relay, path: Path) -> None:
-    systemd.notify_reloading()
-    reload_relay(relay, path)
-    systemd.notify("READY=1")
-
-
-async def _watchdog(alive: Callable[[], bool]) -> None:
-    """Tell systemd that we live, twice in each watchdog interval; returns at once if it does not ask for it."""
-    interval = systemd.watchdog_seconds()
-    while interval:
-        if alive():
-            systemd.notify("WATCHDOG=1")
-        await asyncio.sleep(interval / 2)
-
-
 class Supervisor:
     """The parent of several workers."""
 
-    def __init__(self, config: Config, path: Path, directory: DataDirectory, listeners: list[socket.socket]) -> None:
-        self.config = config
-        self.path = path
-        self.log = JsonLog(sys.stderr, config.log)
-        self.directory = directory
-        count = config.workers.number
-        self.children = [Child(index, count, path, listeners, directory) for index in range(count)]
+    def __init__(self, common: Common) -> None:
+        self.common = common
+        self.config = common.start
+        self.log = JsonLog(sys.stderr, self.config.log)
+        catch_strays(self.log)
+        self.children = [Child(index, common) for index in range(common.count)]
 
     async def run(self, admin: socket.socket | None) -> int:
         """Start the workers, keep them running, stop them on a signal."""
@@ -112,7 +86,7 @@ class Supervisor:
         async with asyncio.TaskGroup() as tasks:
             keepers = [tasks.create_task(child.keep(self._trouble), name=f"worker {child.index}") for child in self.children]
             ready = tasks.create_task(self._announce(), name="readiness")
-            watchdog = tasks.create_task(_watchdog(self._alive), name="watchdog")
+            watchdog = tasks.create_task(systemd.watchdog(self._alive), name="watchdog")
             await signals.stop.wait()
             self._say("draining")
             systemd.notify("STOPPING=1\nSTATUS=Draining")
@@ -129,14 +103,13 @@ class Supervisor:
         """Check the configuration here first, so that all workers take the new one or none does."""
         systemd.notify_reloading()
         try:
-            config = load(self.path)
-            if faults := examine(config, str(self.path)):
-                raise ConfigError(faults)
+            self.common.approved, config = approve(self.common.path)
         except ConfigError as err:
             self._trouble("config", f"the old configuration stays: {err}".replace("\n", "; "))
         else:
-            for key in check_config_unchanged(self.config, config):
-                self._trouble("config", f"{key}: a change needs a restart; the old value stays")
+            for key in FIXED:
+                if getattr(self.config, key) != getattr(config, key):
+                    self._trouble("config", f"{key}: a change needs a restart; the old value stays")
             for child in self.children:
                 child.reload()
         systemd.notify("READY=1")
@@ -151,7 +124,11 @@ class Supervisor:
 
     async def _serve_admin(self, admin: socket.socket) -> Server:
         controls = [(str(child.index), self.config.data_dir / "run" / f"worker-{child.index}.sock") for child in self.children]
-        app = public_app(metrics=lambda: merged_metrics(controls), ready=lambda: readiness(self.children), status=self._status)
+        app = public_app(
+            metrics=lambda: merged_metrics(controls),
+            ready=lambda: readiness(self.children, controls),
+            status=self._status,
+        )
         server = Server(app)
         await server.start(admin)
         return server

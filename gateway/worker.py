@@ -1,128 +1,113 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker process: one whole relay on sockets that its supervisor has bound.
 
-`python -m gateway.worker` is started by `supervisor.py`, never by hand. The two speak over a socket pair: the worker
-writes READY once, then ALIVE while its loop turns; when the supervisor's end closes, the worker drains and ends,
-so no worker outlives its supervisor.
-Promises: SIGTERM drains and exits 0; SIGHUP reads the configuration again and keeps the old one if the new one is bad.
-Not here: what a relay is made of (`app.py`).
+`python -m gateway.worker` is started by the supervisor (`children.py`), never by hand.
+Promises: runs on the configuration that the supervisor has approved, not on what lies on disk; SIGTERM drains and exits 0;
+when the supervisor is gone it drains quickly and ends, so no worker outlives its supervisor.
+Fails with: exit status 2 if its shard of the queue cannot be opened.
+Not here: what a relay is made of (`app.py`), what the two say to each other (`link.py`).
 """
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from gateway.app import Place, Relay
-from gateway.config import Config, ConfigError, examine, load
+from gateway.app import Place, QueueUnusable, Relay
+from gateway.config import Config, ConfigError, parse
+from gateway.edge.options import ListenerOptions
+from gateway.infra.strays import catch_strays
+from gateway.infra.tls import TlsFault
+from gateway.link import ALIVE, HEARTBEAT, READY, STARTING, VARIABLE, Assignment, receive_frame
+from gateway.process import Signals, run_loop
 
-VARIABLE = "GATEWAY_WORKER"
-READY = b"R"
-ALIVE = b"A"
-HEARTBEAT = 2.0  # seconds between two signs of life
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What a worker is told: its place, the file to read, and the descriptors it inherits."""
-
-    index: int
-    count: int
-    config: str
-    link: int  # the socket pair
-    listeners: list[int]  # one descriptor for each [[listener]], in their order
-
-    def encode(self) -> str:
-        return json.dumps(asdict(self))
+UNUSABLE = 2
+# Without a supervisor a worker keeps the data directory locked and a new daemon waits for it (`supervisor.py`), so it is
+# quick: what it cuts off here has no 250 yet, or is in the queue still.
+ORPHAN_DRAIN = 1.0  # seconds
 
 
-def run_loop(main: Coroutine[Any, Any, int]) -> int:
-    """Run on uvloop; on asyncio where that is missing or GATEWAY_LOOP=asyncio asks for it."""
-    if os.environ.get("GATEWAY_LOOP") != "asyncio":
+class Worker:
+    """One process's side of the link."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._link = socket.socket(fileno=assignment.link)
+        self._link.setblocking(False)
+        self._ready = asyncio.Event()
+        self._orphaned = False
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or until the supervisor is gone."""
+        # SIGHUP is for the supervisor; a stray one must not end us.
+        signals = Signals(lambda: None, interrupt=False)
+        text = await receive_frame(self._link)
+        if text is None:
+            return 0
+        config = self._configured(text)
+        relay = Relay(config, Place(self._assignment.index, self._assignment.count))
+        catch_strays(relay.log)
+        async with asyncio.TaskGroup() as tasks:
+            life = tasks.create_task(self._heartbeat(), name="heartbeat")
+            try:
+                return await self._serve(relay, config, signals, tasks)
+            finally:
+                life.cancel()
+                self._link.close()
+
+    async def _serve(self, relay: Relay, config: Config, signals: Signals, tasks: asyncio.TaskGroup) -> int:
+        listeners = [(_adopt(descriptor), config.listener[number]) for descriptor, number in self._assignment.listeners]
         try:
-            import uvloop
-        except ImportError:
-            pass
-        else:
-            return uvloop.run(main)
-    return asyncio.run(main)
-
-
-class Signals:
-    """SIGTERM and SIGINT set `stop`; SIGHUP calls `reload`. Installed on the running loop."""
-
-    def __init__(self, reload: Callable[[], None], *, interrupt: bool) -> None:
-        self.stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.stop.set)
-        loop.add_signal_handler(signal.SIGHUP, reload)
-        # A Ctrl-C reaches the whole process group: the supervisor acts on it, its workers wait for SIGTERM.
-        loop.add_signal_handler(signal.SIGINT, self.stop.set if interrupt else lambda: None)
-
-
-def reload_relay(relay: Relay, path: Path) -> None:
-    """Read the configuration again; a fault keeps the old one and is logged with its reasons."""
-    try:
-        config = load(path)
-        if faults := examine(config, str(path)):
-            raise ConfigError(faults)
-    except ConfigError as err:
-        relay.trouble("config", f"the old configuration stays: {err}".replace("\n", "; "))
-        return
-    relay.reload(config)
-
-
-async def work(assignment: Assignment) -> int:
-    """Serve until SIGTERM or until the supervisor is gone."""
-    path = Path(assignment.config)
-    config = load(path)
-    link = socket.socket(fileno=assignment.link)
-    link.setblocking(False)
-    relay = Relay(config, Place(assignment.index, assignment.count))
-    signals = Signals(lambda: reload_relay(relay, path), interrupt=False)
-    await relay.start(list(zip(_adopt(assignment.listeners), config.listener, strict=True)), None)
-    async with asyncio.TaskGroup() as tasks:
-        life = tasks.create_task(_heartbeat(link), name="heartbeat")
-        watch = tasks.create_task(_supervisor_gone(link, signals.stop), name="supervisor watch")
+            await relay.start(listeners, None)
+        except QueueUnusable as err:
+            relay.trouble("queue", str(err))
+            relay.log.close()
+            return UNUSABLE
+        self._ready.set()
+        hearing = tasks.create_task(self._hear(relay, signals.stop), name="supervisor's words")
         await signals.stop.wait()
-        watch.cancel()
-        await relay.stop()
-        life.cancel()
-    link.close()
-    return 0
+        hearing.cancel()
+        await relay.stop(ORPHAN_DRAIN if self._orphaned else None)
+        return 0
+
+    def _configured(self, text: bytes) -> Config:
+        """A configuration, with what cannot change while we run as it was at the start of the daemon."""
+        start = self._assignment
+        options = [ListenerOptions.model_validate(each) for each in start.options]
+        return parse(text, start.config).model_copy(update={"data_dir": Path(start.data_dir), "listener": options})
+
+    async def _hear(self, relay: Relay, stop: asyncio.Event) -> None:
+        """Take over what the supervisor approves, until it is gone."""
+        while (text := await receive_frame(self._link)) is not None:
+            try:
+                relay.reload(self._configured(text))
+            except (ConfigError, TlsFault) as err:  # a certificate that went away since it was approved
+                relay.trouble("config", f"the old configuration stays: {err}".replace("\n", "; "))
+        self._orphaned = True
+        stop.set()
+
+    async def _heartbeat(self) -> None:
+        """A sign of life now and then, also while the queue is still being opened."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):  # the supervisor is gone: `_hear` notices and ends us
+            while not self._ready.is_set():
+                await loop.sock_sendall(self._link, STARTING)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(HEARTBEAT):
+                        await self._ready.wait()
+            await loop.sock_sendall(self._link, READY)
+            while True:
+                await asyncio.sleep(HEARTBEAT)
+                await loop.sock_sendall(self._link, ALIVE)
 
 
-def _adopt(descriptors: list[int]) -> list[socket.socket]:
-    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-    for each in sockets:
-        each.setblocking(False)
-    return sockets
-
-
-async def _heartbeat(link: socket.socket) -> None:
-    sign = READY
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            await loop.sock_sendall(link, sign)
-        except OSError:
-            return  # the supervisor is gone; the watch sees it too and ends us
-        sign = ALIVE
-        await asyncio.sleep(HEARTBEAT)
-
-
-async def _supervisor_gone(link: socket.socket, stop: asyncio.Event) -> None:
-    """The supervisor never writes: whatever wakes this read is its end."""
-    with contextlib.suppress(OSError):  # a reset is an end too
-        await asyncio.get_running_loop().sock_recv(link, 1)
-    stop.set()
+def _adopt(descriptor: int) -> socket.socket:
+    adopted = socket.socket(fileno=descriptor)
+    adopted.setblocking(False)
+    return adopted
 
 
 def main() -> None:
@@ -130,13 +115,8 @@ def main() -> None:
     data = os.environ.pop(VARIABLE, "")
     if not data:
         sys.exit("gateway.worker is started by `gateway serve`")
-    sys.exit(run_loop(work(Assignment(**json.loads(data)))))
-
-
-def check_config_unchanged(old: Config, new: Config) -> list[str]:
-    """Keys whose change needs a restart, and has been left alone by a reload."""
-    fixed = ("data_dir", "listener", "admin", "workers")
-    return [key for key in fixed if getattr(old, key) != getattr(new, key)]
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    sys.exit(run_loop(Worker(Assignment.decode(data)).run()))
 
 
 if __name__ == "__main__":

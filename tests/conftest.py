@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-PACKAGES = {"postfix": "postfix", "smtp-source": "postfix", "smtp-sink": "postfix", "swaks": "swaks"}
+PACKAGES = {"postfix": "postfix", "smtp-source": "postfix", "smtp-sink": "postfix", "swaks": "swaks", "prlimit": "util-linux"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

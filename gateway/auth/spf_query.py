@@ -39,6 +39,7 @@ EXPLANATION_MAX = 1000
 
 # §4.5: "v=spf1" alone or before a space; case does not count (§12: ABNF strings)
 _VERSION = re.compile(rb"v=spf1(?: .*)?", re.I | re.S)
+_BLANK = re.compile(r"[^!-~]")
 
 # Asks a question of type A, AAAA, MX, TXT or PTR (of PTR the name is the address): the records. Raises spf.TempError.
 Ask = Callable[[Any, str], Sequence[Any]]
@@ -287,5 +288,5 @@ def _labels_fit(name: str) -> bool:
 
 
 def _is_domain(name: str) -> bool:
-    """§4.3: well formed and of several labels; an address literal is none."""
-    return "." in name and not name.startswith("[") and _labels_fit(name)
+    """§4.3: well formed and of several labels; an address literal is none, nor is anything with a blank or control in it."""
+    return "." in name and not name.startswith("[") and _labels_fit(name) and not _BLANK.search(name)

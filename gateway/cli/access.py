@@ -57,12 +57,22 @@ async def open_queues(config: Config) -> AsyncIterator[Sequence[QueueAdmin]]:
 async def _offline(config: Config) -> AsyncIterator[Sequence[QueueAdmin]]:
     from gateway.app import offline_queues
     from gateway.infra.datadir import DataDirectoryInUse
+    from gateway.queue.disk import DatabaseError
+    from gateway.queue.manager import NewerSchema
 
     try:
         async with offline_queues(config) as queues:
+            if not (queues or config.data_dir.exists()):
+                complain(f"{config.data_dir}: no such directory, so there is no queue")
             yield queues
     except DataDirectoryInUse as err:
         raise click.ClickException(f"{err}, but no worker answers on its control socket") from err
+    except NewerSchema as err:
+        raise click.ClickException(f"{err}; use the command of the program that wrote the queue") from err
+    except PermissionError:
+        raise  # `run` says what to do
+    except (DatabaseError, OSError) as err:
+        raise click.ClickException(f"the queue in {config.data_dir} cannot be used: {err}") from err
 
 
 async def find_trace(config: Config, queue_id: QueueId) -> Mapping[str, Any] | None:

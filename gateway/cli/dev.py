@@ -24,8 +24,9 @@ from gateway.cli.samples import Sample, SampleResolver, samples
 from gateway.config import Config, ConfigError, load
 from gateway.infra.datadir import DataDirectory, DataDirectoryInUse
 from gateway.mail.events import Attempted, Event, Finished, Rejected
+from gateway.process import Signals, run_loop
+from gateway.single import reload_relay
 from gateway.sockets import bind_admin, bind_listeners
-from gateway.worker import Signals, reload_relay, run_loop
 
 WAY_PATIENCE = 10.0  # seconds to wait for a sample's delivery before it is shown as still queued
 
@@ -128,7 +129,7 @@ async def _serve(session: _Session, *, once: bool) -> int:
     began = time.monotonic()
     relay = Relay(session.config, Place(0, 1), resolver=SampleResolver(key), stream=session.log, sinks=[ways])
     signals = Signals(lambda: reload_relay(relay, session.path), interrupt=True)
-    await relay.start(list(zip(session.listeners, session.config.listener, strict=True)), session.admin)
+    await relay.start([(each, session.config.listener[number]) for each, number in session.listeners], session.admin)
     click.echo(f"The gateway took {1000 * (time.monotonic() - began):.0f} ms to start. It sends itself four messages:\n")
     host, _, port = session.config.listener[0].address.rpartition(":")
     rows = []

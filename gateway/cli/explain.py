@@ -55,8 +55,17 @@ def _mailbox(value: str) -> str:
 @click.option("--sender", default="", help="With a file: the envelope's sender; empty for the null sender.")
 @click.option("--recipient", "recipients", multiple=True, help="With a file: a recipient; may stand several times.")
 @click.argument("target", metavar="ID|FILE.eml")
+@click.pass_context
 def explain(
-    config_path: Path | None, target: str, *, as_json: bool, ip: str, helo: str, sender: str, recipients: Sequence[str]
+    ctx: click.Context,
+    config_path: Path | None,
+    target: str,
+    *,
+    as_json: bool,
+    ip: str,
+    helo: str,
+    sender: str,
+    recipients: Sequence[str],
 ) -> None:
     """Each filter's inputs, DNS answers, symbols, score and time, the rule that decided, and what came of it.
 
@@ -64,7 +73,7 @@ def explain(
     """
     envelope = [_mailbox(sender), *(_mailbox(recipient) for recipient in recipients)]
     config, _ = load_or_exit(config_path)
-    if Path(target).is_file():
+    if _names_file(ctx, target):
         trace = run(_judge(config, Path(target).read_bytes(), ip=ip, helo=helo, envelope=envelope))
     else:
         trace = _trace(config, target)
@@ -74,10 +83,19 @@ def explain(
         print_page(page(trace))
 
 
+def _names_file(ctx: click.Context, target: str) -> bool:
+    """A path that was put where an id belongs must not be opened: a file is named *.eml, or its client is told."""
+    told = any(
+        ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        for name in ("ip", "helo", "sender", "recipients")
+    )
+    return (told or target.lower().endswith(".eml")) and Path(target).is_file()
+
+
 def _trace(config: Config, target: str) -> Mapping[str, Any]:
     queue_id = parse_queue_id(target.strip().upper())
     if queue_id is None:
-        raise click.BadParameter(f"{target!r} is neither a queue id nor a file", param_hint="ID|FILE.eml")
+        raise click.BadParameter(f"{target!r} is neither a queue id nor an .eml file", param_hint="ID|FILE.eml")
     trace = run(find_trace(config, queue_id))
     if trace is None:
         complain(f"{queue_id}: nothing is remembered about this message (traces are kept for a limited time)")

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.common import UNUSABLE, config_option, load_or_exit, print_faults
+from gateway.cli.common import UNUSABLE, config_option, print_faults
 
 
 @click.command()
 @config_option
 def serve(config_path: Path | None) -> None:
     """Run the daemon in the foreground. SIGTERM drains and stops, SIGHUP reloads."""
-    from gateway.config import ConfigError
+    from gateway.config import ConfigError, find
     from gateway.supervisor import run
 
-    config, where = load_or_exit(config_path)
+    where = find(config_path)
     try:
-        status = run(config, where)
+        status = run(where)
     except ConfigError as err:
         print_faults(err.faults)
         status = UNUSABLE

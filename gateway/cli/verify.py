@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`gateway verify`: one authentication check from the shell, or many as lines of JSON.
 
-Promises: works without a configuration; in `batch` each line in gets exactly one line out, in order, flushed at once,
-whatever the line holds; the single forms print the same object.
+Promises: works without a configuration; in `batch` each line in gets exactly one line of JSON out, in order, flushed at
+once, whatever the line holds, and each check asks the DNS afresh; the single forms print the same object.
 Exit status of the single forms: 0 if the check passed, 1 if not, 2 for arguments that make no sense.
 Not here: the checks (`auth/`, `mail/address.py`).
 """
@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -31,6 +32,7 @@ Answer = dict[str, Any]
 
 LINE_MAX = 1 << 20  # octets of one line of a batch
 FILE_MAX = 256 << 20  # octets of a message file
+TIMEOUT = 4.0  # seconds for one DNS question: somebody waits for the answer, and a batch waits line by line
 NOT_YET = frozenset({"dmarc", "arc"})
 NOT_SO = 1
 
@@ -58,10 +60,13 @@ class Checker:
     async def spf(self, question: Mapping[str, Any]) -> Answer:
         from gateway.auth.spf import check_host  # only what is used is loaded
 
+        text = _text(question, "ip")
         try:
-            ip = ipaddress.ip_address(_text(question, "ip"))
+            ip = ipaddress.ip_address(text)
         except ValueError as err:
             raise BadRequest(f"ip: {err}") from err
+        if question.get("helo") is None and question.get("sender") is None:
+            raise BadRequest("neither helo nor sender is given")
         result = await check_host(self.resolver, ip, _text(question, "helo", ""), _text(question, "sender", ""))
         return {"result": result.result, "explanation": result.explanation, "lookups": result.lookups}
 
@@ -95,7 +100,10 @@ CHECKS: Mapping[str, Callable[[Checker, Mapping[str, Any]], Awaitable[Answer]]] 
 
 
 def _text(question: Mapping[str, Any], key: str, default: str | None = None) -> str:
-    value = question.get(key, default)
+    """A value of the question; null is as good as no value."""
+    value = question.get(key)
+    if value is None:
+        value = default
     if not isinstance(value, str):
         raise BadRequest(f"{key} is missing" if value is None else f"{key} must be a text")
     return value
@@ -115,13 +123,13 @@ def _read(name: str) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def _checker(dns: str | None, now: float | None) -> AsyncIterator[Checker]:
-    from gateway.infra.dns import DnsOptions, DnsResolver
+async def _checker(dns: str | None, now: float | None, timeout: float = TIMEOUT) -> AsyncIterator[Checker]:
+    from gateway.infra.dns import ROUNDS, DnsOptions, DnsResolver
 
     try:
-        options = DnsOptions(nameservers=[dns]) if dns else DnsOptions()
+        options = DnsOptions(nameservers=[dns] if dns else [], timeout=timeout / ROUNDS, lifetime=timeout)
     except ValueError as err:
-        raise click.BadParameter(f"{dns!r} is not HOST:PORT", param_hint="--dns") from err
+        raise click.UsageError(f"--dns {dns or ''} is not HOST:PORT, or --timeout {timeout} is no time") from err
     resolver = DnsResolver(options)
     try:
         yield Checker(resolver, now)
@@ -132,15 +140,15 @@ async def _checker(dns: str | None, now: float | None) -> AsyncIterator[Checker]
 # --- many
 
 
-async def _batch(dns: str | None, now: float | None, source: BinaryIO, target: BinaryIO) -> None:
-    async with _checker(dns, now) as checker:
+async def _batch(checked: AbstractAsyncContextManager[Checker], source: BinaryIO, target: BinaryIO) -> None:
+    async with checked as checker:
         while line := await asyncio.to_thread(source.readline, LINE_MAX + 1):
             if len(line) > LINE_MAX:
                 await asyncio.to_thread(_skip_line, source, line)
                 answer: Answer = {"error": f"the line is longer than {LINE_MAX} octets"}
             else:
                 answer = await _answer_line(checker, line)
-            target.write(json.dumps(answer).encode() + b"\n")
+            target.write(_to_json(answer) + b"\n")
             target.flush()
 
 
@@ -152,18 +160,32 @@ def _skip_line(source: BinaryIO, part: bytes) -> None:
 async def _answer_line(checker: Checker, line: bytes) -> Answer:
     """The answer to one line, whatever it holds."""
     try:
-        question = json.loads(line)
+        question = json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError) as err:
         return {"error": f"not JSON: {type(err).__name__}"}
     if not isinstance(question, dict):
         return {"error": "not a JSON object"}
     identity = {"id": question["id"]} if "id" in question else {}
+    checker.resolver.flush()  # between two lines whoever tests may have changed the zone
     try:
         return identity | await checker.answer(question)
     except BadRequest as err:
         return identity | {"error": str(err)}
     except Exception as err:  # noqa: BLE001 - the border of a line: a check that breaks must not end the batch
         return identity | {"error": f"{type(err).__name__}: {err}"}
+
+
+def _refuse(constant: str) -> None:
+    """NaN and Infinity are words of JavaScript, not of JSON."""
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _to_json(answer: Answer) -> bytes:
+    """One line. An id that can be read but not written (1e999, or nested to the brim) is left out."""
+    try:
+        return json.dumps(answer, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return json.dumps({"error": "the id cannot be written as JSON"}).encode()
 
 
 # --- the commands
@@ -177,6 +199,17 @@ def _json_option(function: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")(function)
 
 
+def _timeout_option(function: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(0.01, 3600),
+        default=TIMEOUT,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long one DNS question may take.",
+    )(function)
+
+
 def _now_option(function: Callable[..., None]) -> Callable[..., None]:
     return click.option("--now", type=float, metavar="UNIXTIME", help="Check as if it were this time.")(function)
 
@@ -188,11 +221,12 @@ def verify() -> None:
 
 @verify.command()
 @_dns_option
+@_timeout_option
 @_now_option
-def batch(dns: str | None, now: float | None) -> None:
+def batch(dns: str | None, timeout: float, now: float | None) -> None:
     """One JSON object a line on stdin, one a line on stdout, in the same order."""
     with contextlib.suppress(BrokenPipeError):  # whoever reads us has seen enough
-        asyncio.run(_batch(dns, now, sys.stdin.buffer, sys.stdout.buffer))
+        asyncio.run(_batch(_checker(dns, now, timeout), sys.stdin.buffer, sys.stdout.buffer))
 
 
 @verify.command()

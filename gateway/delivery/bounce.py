@@ -13,8 +13,10 @@ from gateway.mail import dsn
 from gateway.mail.address import NULL_SENDER, Address
 from gateway.mail.envelope import BodyType, Envelope, Recipient
 from gateway.mail.job import Due, Failed, Job, QueueId, make_queue_id
-from gateway.mail.message import Message
+from gateway.mail.message import Message, find_values
 from gateway.ports import Submission
+
+MANY = 10  # fields of one name that no person's mail program writes
 
 
 def _fresh_id(now: float) -> QueueId:
@@ -28,6 +30,11 @@ class DsnBouncer:
         self._hostname = hostname
         self._whole = returned_message
         self._new_id = new_id
+
+    def reload(self, hostname: str, returned_message: int) -> None:
+        """Notices from now on speak in that name and return messages up to that size."""
+        self._hostname = hostname
+        self._whole = returned_message
 
     def compose(self, job: Job, message: Message, failures: Sequence[tuple[Due, Failed]], now: float) -> Submission | None:
         """See `ports.Bouncer`."""
@@ -58,6 +65,6 @@ class DsnBouncer:
 
 
 def _is_automatic(message: Message) -> bool:
-    """True if a program wrote it: `Auto-Submitted` says something else than "no" (RFC 3834 §5)."""
-    values = (value.partition(b";")[0].strip().lower() for value in message.values(b"auto-submitted"))
-    return any(value not in (b"", b"no") for value in values)
+    """True if a program wrote it: `Auto-Submitted` says something else than "no" (RFC 3834 §5), or says too much."""
+    values = find_values(message.header, b"auto-submitted", MANY)
+    return len(values) == MANY or any(value.partition(b";")[0].strip().lower() not in (b"", b"no") for value in values)

@@ -6,7 +6,7 @@
 Promises: MX by preference, shuffled within equals; families alternate; at most `limit` addresses, none host takes them all;
 hosts that are ourselves cut off all that are no better; MX data cannot lead to a forbidden network.
 Fails with: `MailError`, 5yz where the domain is at fault for good, 4yz where the lookup (or our configuration) is.
-RFCs: 5321 §5.1, 7505 (null MX), 8305 §4 (families in turn).
+RFCs: 5321 §5.1, 7505 (null MX), 8305 §4 (families in turn), 6052 §2.1 and 3056 §2 (IPv4 addresses within IPv6 ones).
 Not here: connecting (`smtp_transport.py`), caching (`infra/dns.py`).
 """
 
@@ -14,7 +14,7 @@ import asyncio
 import ipaddress
 import random
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from itertools import chain, groupby, zip_longest
@@ -31,6 +31,8 @@ IP = IPv4Address | IPv6Address
 
 MX_MAX = 20  # records looked at; a domain with more is read from the best on
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*")
+_THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")  # RFC 1122 §3.2.1.3: this host
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052 §2.1
 _LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
 
@@ -183,8 +185,8 @@ class HostFinder:
         return [ip for ip in chain.from_iterable(zip_longest(*families)) if ip is not None]
 
     def _is_forbidden(self, ip: IP) -> bool:
-        # the unspecified address connects to this very machine, whatever the configuration says
-        return ip.is_unspecified or ip.is_multicast or any(ip in network for network in self._forbidden)
+        """True for an address, or one with another one within it, that is never used or that the configuration excludes."""
+        return any(_is_never_used(each) or any(each in network for network in self._forbidden) for each in (ip, *_within(ip)))
 
     def _pick(self, found: Sequence[tuple[str, list[IP]]]) -> list[Host]:
         """At most `limit` addresses; a host with many leaves room for the hosts behind it."""
@@ -212,6 +214,23 @@ def _as_ip(text: str) -> IP | None:
         return ipaddress.ip_address(text)
     except ValueError:
         return None
+
+
+def _is_never_used(ip: IP) -> bool:
+    """True for what connects to this very machine, or to many, whatever the configuration says."""
+    return ip.is_unspecified or ip.is_multicast or ip in _THIS_NETWORK
+
+
+def _within(ip: IP) -> Iterator[IPv4Address]:
+    """The IPv4 address that a translator or a tunnel on the way would send this one to."""
+    if isinstance(ip, IPv4Address):
+        return
+    if ip.ipv4_mapped:
+        yield ip.ipv4_mapped
+    if ip.sixtofour:  # RFC 3056 §2: 2002:AABB:CCDD::/48
+        yield ip.sixtofour
+    if ip in _NAT64:
+        yield IPv4Address(int(ip) & 0xFFFFFFFF)
 
 
 def _unmapped(ip: IP) -> IP:

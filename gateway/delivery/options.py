@@ -172,7 +172,7 @@ class DeliveryOptions(Options):
     addresses_per_attempt: int = option(5, doc="Addresses tried in one attempt; RFC 5321 §5.1 wants at least two.", ge=1, le=50)
     connect_budget: Duration = option("2m", doc="After this long no further address is tried in one attempt.")
     attempt_timeout: Duration = option(
-        "45m", doc="For one attempt as a whole, whatever the host does. Must stay below queue.lease with ten minutes to spare."
+        "45m", doc="For one attempt as a whole, whatever the host does. queue.lease must be at least 15m longer."
     )
     idle: Duration = option("10s", doc="How long a connection is kept open for the next message.")
     connect_timeout: Duration = option("30s", doc="To establish a connection.")

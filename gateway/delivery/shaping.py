@@ -90,11 +90,13 @@ class Site:
 
 
 def found_down(outcomes: Sequence[Outcome]) -> Deferred | None:
-    """The outcome that says that no session could be had at all, if it is one."""
-    first = outcomes[0] if outcomes else None
-    if isinstance(first, Deferred) and not first.remote and first.reply.status in _DOWN:
-        return first
-    return None
+    """The outcome that says that no session could be had at all, if all say so: one that a host gave must be settled."""
+    down = [outcome for outcome in outcomes if isinstance(outcome, Deferred) and _is_down(outcome)]
+    return down[0] if down and len(down) == len(outcomes) else None
+
+
+def _is_down(outcome: Deferred) -> bool:
+    return not outcome.remote and not outcome.ambiguous and outcome.reply.status in _DOWN
 
 
 def turned_away(outcomes: Sequence[Outcome]) -> bool:

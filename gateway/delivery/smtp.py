@@ -56,6 +56,11 @@ class SmtpTransport:
             if ledger.untouched or task is None:
                 raise
             task.uncancel()
+        except Exception as err:  # noqa: BLE001 - task border: a fault of ours must not lose the outcomes of those already served
+            ledger.trouble = f"{hop}: {type(err).__name__}: {err}"
+            ledger.message_refused(ledger.open, reply.INTERNAL, remote=False)
+        if ledger.trouble:
+            self._events.emit(Trouble(time=self._clock.now(), area="delivery", detail=ledger.trouble, id=job.id))
         return ledger.all()
 
     async def close(self) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a failure means for whom: the outcomes of one attempt, one place a recipient.
 
-Each kind of failure has one function, named by how far it reaches: `session_failed`, `host_failed`, `message_refused`,
-`recipient_refused`. Its first sentence says who is concerned, whether the session can go on, and whether another host is tried.
+Each kind of failure has one function, named by how far it reaches: `session_failed`, `host_failed`, `content_lost`,
+`message_refused`, `recipient_refused`. Its first sentence says who is concerned, whether the session can go on, and
+whether another host is tried.
 
 Promises: a place is filled once (only `session_failed` by confusion may take refusals back); by the end all are.
 RFCs: 5321 §4.2.1 (first digit only), §4.5.3.1.10 (552 to RCPT), §4.5.4.1 (state is per recipient).
@@ -36,10 +37,11 @@ class Ledger:
         self._outcomes: list[Outcome | None] = [None] * len(job.recipients)
         self._hop = ""
         self._tls = ""
+        self.trouble = ""  # what went wrong on our side, for the operator
 
-    def at(self, host: Host | None, tls: str = "") -> None:
-        """What follows is about this host."""
-        self._hop = str(host) if host else ""
+    def at(self, hop: str, tls: str = "") -> None:
+        """What follows is about this host; none if empty."""
+        self._hop = hop
         self._tls = tls
 
     @property
@@ -79,6 +81,11 @@ class Ledger:
         """All these recipients are deferred (4yz) or fail (5yz); the session can be reset and used; no other host is tried."""
         self._refuse(places, given, remote=remote)
 
+    def content_lost(self, detail: str) -> None:
+        """Everyone without an outcome is deferred: we cannot read what we are to send; the session is closed."""
+        self.trouble = detail
+        self._refuse(self.open, reply.CONTENT_LOST, remote=False)
+
     def session_failed(
         self, fault: MailError, *, ambiguous: Collection[int] = (), void: Sequence[int] = (), remote: bool = False
     ) -> None:
@@ -104,7 +111,7 @@ class Ledger:
         """No host would have us and none is left: everyone is deferred, or fails if each host said 5yz (RFC 5321 §3.1)."""
         temporary = [item for item in tried if isinstance(item[1], SessionFault) or item[1].reply.temporary]
         host, error = (temporary or list(tried))[-1]
-        self.at(host)
+        self.at(str(host))
         if isinstance(error, SessionFault):
             text = f"{reply.HOST_UNREACHABLE.text}: {error.detail}"
             self._refuse(self.open, reply.HOST_UNREACHABLE.but(text), remote=False)
@@ -113,7 +120,7 @@ class Ledger:
 
     def no_host(self, error: MailError) -> None:
         """No host was found to try: everyone is deferred or fails, as the error says."""
-        self.at(None)
+        self.at("")
         self._refuse(self.open, explained(error), remote=False)
 
     def _refuse(self, places: Sequence[int], given: Reply, *, remote: bool) -> None:

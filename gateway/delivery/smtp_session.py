@@ -43,6 +43,7 @@ class Session:
 
     def __init__(self, wire: Wire, host: Host, settings: SessionSettings) -> None:
         self.host = host
+        self.name = str(host)  # for the outcome of each transaction
         self.settings = settings
         self.extensions: dict[str, str] = {}
         self.tls = ""

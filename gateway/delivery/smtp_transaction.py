@@ -63,7 +63,7 @@ class _Closing(Exception):
 
 async def transact(session: Session, letter: Letter, ledger: Ledger, places: Sequence[int]) -> None:
     """Send the letter to the recipients at `places`; their outcomes go into the ledger. Raises StaleSession."""
-    ledger.at(session.host, session.tls)
+    ledger.at(session.name, session.tls)
     kept = session.used > 0
     session.used += 1
     session.dot_sent = False
@@ -163,6 +163,9 @@ class _Transaction:
         except MailError as err:  # the content turned out unfit, or unreadable, when half of it was sent
             session.abort()
             ledger.message_refused(ledger.open, err.reply, remote=False)
+        except OSError as err:  # the file of the body; what a network does is a SessionFault
+            session.abort()
+            ledger.content_lost(f"content: {type(err).__name__}: {err}")
         except asyncio.CancelledError:
             session.abort()
             if session.dot_sent:

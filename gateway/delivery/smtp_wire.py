@@ -5,7 +5,8 @@ aiosmtplib gives the connection, its TLS upgrade and its write state. Two things
 against what was asked, so PIPELINING works and a reply too much is seen instead of being taken for the next one. And
 one waiter serves replies, the write buffer and the loss of the connection, so a refusal in the middle of content is seen.
 
-Promises: a reply has at most `REPLY_MAX` octets; after a fault nothing more is read or written; no wait outlasts its deadline.
+Promises: a reply has at most `REPLY_MAX` octets in `LINES_MAX` lines, and no line is read twice, however it comes; after a
+fault nothing more is read or written; no wait outlasts its deadline.
 Fails with: `SessionFault`, whose `reply` is what the queue is told.
 RFCs: 5321 §4.2 (replies), 2920 (groups), 3207 §4.2 (what came before TLS does not count).
 Not here: what is said, and what a reply means (`smtp_session.py`, `smtp_transaction.py`).
@@ -26,6 +27,7 @@ from gateway.mail import reply
 from gateway.mail.reply import MailError, Reply, from_remote
 
 REPLY_MAX = 32 << 10  # a long EHLO is 2 KiB; who sends more does not speak SMTP
+LINES_MAX = 500  # of one reply; a long EHLO has 30
 
 # RFC 5321 §4.2.1: Reply-line = *( Reply-code "-" [ textstring ] CRLF ) Reply-code [ SP textstring ] CRLF
 _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.S)
@@ -69,6 +71,9 @@ class Wire(SMTPProtocol):
         self._answers: deque[Answer] = deque()
         self._expected = 1  # the greeting
         self._waiter: asyncio.Future[None] | None = None
+        self._texts: list[bytes] = []  # the lines so far of the reply at the front of the buffer
+        self._line = 0  # where its next line begins
+        self._seen = 0  # up to where that line's end was looked for
 
     @property
     def idle_and_good(self) -> bool:
@@ -104,21 +109,31 @@ class Wire(SMTPProtocol):
         self._wake()
 
     def _parse(self) -> Answer | None:
-        """One whole reply off the buffer."""
-        buffer, start, texts = self._buffer, 0, []
-        while (end := buffer.find(b"\n", start)) >= 0:
-            line = bytes(buffer[start:end]).removesuffix(b"\r")
-            start = end + 1
+        """One whole reply off the buffer. Goes on where the last call ended: a host may send octet by octet."""
+        buffer = self._buffer
+        while (end := buffer.find(b"\n", self._seen)) >= 0:
+            line = bytes(buffer[self._line : end]).removesuffix(b"\r")
+            self._line = self._seen = end + 1
             found = _LINE.fullmatch(line)
             if not found:
                 raise SessionFault(reply.PROTOCOL_ERROR, f"not a reply: {line[:80]!r}")
-            texts.append(found[3] or b"")
+            self._texts.append(found[3] or b"")
+            if end >= REPLY_MAX or len(self._texts) > LINES_MAX:
+                raise _too_long()
             if found[2] != b"-":
-                del buffer[:start]
-                return Answer(int(found[1]), b"\n".join(texts).decode("utf-8", "replace"))
-        if len(buffer) > REPLY_MAX:
-            raise SessionFault(reply.PROTOCOL_ERROR, f"a reply longer than {REPLY_MAX} octets")
+                text = b"\n".join(self._texts).decode("utf-8", "replace")
+                del buffer[: self._line]
+                self._restart()
+                return Answer(int(found[1]), text)
+        self._seen = len(buffer)
+        if self._seen > REPLY_MAX:
+            raise _too_long()
         return None
+
+    def _restart(self) -> None:
+        """What is in the buffer is read from its start."""
+        self._texts = []
+        self._line = self._seen = 0
 
     # --- called by the session
 
@@ -169,6 +184,7 @@ class Wire(SMTPProtocol):
     async def read_response(self, timeout: float | None = None) -> SMTPResponse:
         """For aiosmtplib's own `start_tls`: the reply to STARTTLS."""
         answer = await self.answer("STARTTLS", timeout or 0.0)
+        self._restart()  # aiosmtplib throws away next what else is in the buffer (RFC 3207 §4.2)
         return SMTPResponse(answer.code, answer.text)
 
     def end(self, fault: SessionFault) -> None:
@@ -204,3 +220,7 @@ class Wire(SMTPProtocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _too_long() -> SessionFault:
+    return SessionFault(reply.PROTOCOL_ERROR, f"a reply longer than {REPLY_MAX} octets or {LINES_MAX} lines")

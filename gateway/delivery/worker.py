@@ -149,9 +149,13 @@ class Deliverer:
             return await asyncio.shield(claim)
         except asyncio.CancelledError:
             claim.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            try:
                 for job in await claim:
-                    await self._work.release(job)
+                    await self._release(job)
+            except asyncio.CancelledError:
+                pass  # the usual end of it; ours is raised below
+            except Exception as err:  # noqa: BLE001 - task border: a fault of the claim must not take the place of the cancellation
+                self._trouble(f"claim: {type(err).__name__}: {err}")
             raise
 
     async def _wait_for_room(self) -> None:
@@ -204,7 +208,7 @@ class Deliverer:
                     self._hungry.append(site)
                 return
             site.active += 1
-            lane = asyncio.create_task(self._lane(site), name=f"delivery lane {site.hop}")
+            lane = asyncio.create_task(self._lane(site), name="delivery lane")
             self._lanes.add(lane)
             lane.add_done_callback(self._lanes.discard)
             if site.active >= len(site.waiting):
@@ -321,10 +325,13 @@ class Deliverer:
         self._in_flight -= 1
         self._room.set()
         if ticket.unfinished:
-            try:
-                await self._work.release(ticket.job)
-            except Exception as err:  # noqa: BLE001 - task border: a job that cannot be given back comes back at the next start
-                self._trouble(f"release: {type(err).__name__}: {err}", ticket.job.id)
+            await self._release(ticket.job)
+
+    async def _release(self, job: Job) -> None:
+        try:
+            await self._work.release(job)
+        except Exception as err:  # noqa: BLE001 - task border: a job that cannot be given back comes back at the next start
+            self._trouble(f"release: {type(err).__name__}: {err}", job.id)
 
     def _trouble(self, detail: str, queue_id: QueueId | None = None) -> None:
         self._events.emit(Trouble(time=self._clock.now(), area="delivery", detail=detail, id=queue_id))

@@ -17,6 +17,7 @@ from enum import Enum
 from gateway.mail import reply
 
 END = b"\r\n.\r\n"
+FIELD_MIN = 3  # octets of the shortest field that there can be: one, and CRLF
 _BEGINNINGS = (END[:4], END[:3], END[:2], END[:1])
 
 
@@ -31,11 +32,17 @@ class Fault(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ContentLimits:
-    """All in octets; `size` and `line` may be 0 for no limit. A line is counted with its CRLF, without a stuffed dot."""
+    """Octets, but for `fields`. All but `header` may be 0 for no limit. A line is counted with CRLF, without a stuffed dot."""
 
     size: int
     line: int
     header: int
+    fields: int = 0  # of the header
+
+
+def count_fields(header: bytes) -> int:
+    """Lines that do not go on the one before (RFC 5322 §2.2.3); for a header that ends with CRLF."""
+    return header.count(b"\r\n") - header.count(b"\r\n ") - header.count(b"\r\n\t")
 
 
 class ContentReader:
@@ -151,21 +158,24 @@ class ContentReader:
                 self._refuse(Fault.HEADER_TOO_BIG)
                 self._head = None
             return b""
-        self.header, self._head = bytes(head[:end]), None
-        if end > self._limits.header:
-            self._refuse(Fault.HEADER_TOO_BIG)
-            self.header = b""
+        self._head = None
+        self._take_header(bytes(head[:end]))
         return bytes(head[end:])
+
+    def _take_header(self, header: bytes) -> None:
+        """It has ended. Those who read it take it apart: many short fields cost far more than the same octets in a few."""
+        most = self._limits.fields
+        if len(header) > self._limits.header or (most and len(header) > FIELD_MIN * most and count_fields(header) > most):
+            self._refuse(Fault.HEADER_TOO_BIG)
+        else:
+            self.header = header
 
     def _finish(self) -> None:
         """The end was seen: what has no empty line is all header."""
         self.ended = True
         if self._head is None:
             return
-        if len(self._head) > self._limits.header:
-            self._refuse(Fault.HEADER_TOO_BIG)
-        else:
-            self.header = bytes(self._head)
+        self._take_header(bytes(self._head))
         self._head = None
 
     def _refuse(self, fault: Fault) -> None:

@@ -11,6 +11,7 @@ import random
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from gateway.edge.lifecycle import Lifecycle
 
 T = TypeVar("T")
+End = tuple[IP, int]  # address and port of the other end of a connection
+
+LOCAL: End = (ip_address("127.0.0.1"), 0)  # who comes by a unix socket has neither, and is a client on this machine
 
 SPOOL_THREADS = 4  # a disk does not get faster by more; the wait for one of them is what holds back clients
 
@@ -118,10 +122,12 @@ class Desk:
         self.events.emit(Trouble(time=self.clock.now(), area="edge", detail=detail, id=queue_id, session=session))
 
 
-def peer(name: object) -> tuple[IP, int]:
-    """Address and port of the other end. A peer on a unix socket has neither and is a client on this machine."""
-    if not isinstance(name, tuple):
-        return ip_address("127.0.0.1"), 0
-    ip = ip_address(str(name[0]).partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)  # one client, one name, whichever socket it came in by
-    return mapped or ip, int(name[1])
+def peer(name: object) -> End | None:
+    """The other end of a TCP connection by its socket name. None if it has none: a client that was gone before we asked."""
+    return (_ip(str(name[0])), int(name[1])) if isinstance(name, tuple) else None
+
+
+@lru_cache(maxsize=4096)
+def _ip(text: str) -> IP:
+    ip = ip_address(text.partition("%")[0])
+    return getattr(ip, "ipv4_mapped", None) or ip  # one client, one name, whichever socket it came in by

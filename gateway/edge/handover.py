@@ -6,8 +6,6 @@ nothing that happens to the connection stops it; the spool file of a message tha
 Not here: judging the message (the session asks the policy before), durability itself (`queue/`).
 """
 
-from dataclasses import replace
-
 from gateway.edge.desk import Desk
 from gateway.edge.incoming import Incoming
 from gateway.mail import reply
@@ -24,7 +22,7 @@ async def hand_over(desk: Desk, tx: Transaction, verdict: Verdict, incoming: Inc
     try:
         queue_id = await desk.intake.accept(tx, verdict)
         taken = True
-        return replace(reply.QUEUED, text=f"{reply.QUEUED.text} {queue_id}")
+        return reply.QUEUED.but(f"{reply.QUEUED.text} {queue_id}")
     except MailError as err:
         return reject_message(desk, tx, err, "queue.refused")
     except Exception as err:  # a fault of the queue must not end the session, and the client must try again  # noqa: BLE001

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 
 from gateway.edge.connection import TLS_SHUTDOWN
-from gateway.edge.desk import Desk, peer
+from gateway.edge.desk import LOCAL, Desk, End, peer
 from gateway.edge.place import BACKLOG
 from gateway.edge.session import SmtpSession
 
@@ -23,7 +23,7 @@ RESPITE = 1.0  # seconds until we try again after accept() failed; asyncio's own
 class ImplicitServer:
     """Accepts on one socket until it is closed."""
 
-    def __init__(self, sock: socket.socket, desk: Desk, factory: Callable[[], SmtpSession]) -> None:
+    def __init__(self, sock: socket.socket, desk: Desk, factory: Callable[[End | None], SmtpSession]) -> None:
         sock.setblocking(False)
         sock.listen(BACKLOG)
         self._sock = sock
@@ -55,11 +55,15 @@ class ImplicitServer:
 
     async def _welcome(self, sock: socket.socket, name: object) -> None:
         desk, settings = self._desk, self._desk.setup.settings
-        ip, _ = peer(name)
+        other = LOCAL if self._sock.family == socket.AF_UNIX else peer(name)
+        if other is None:
+            sock.close()
+            return
+        ip, _ = other
         if not desk.admission.enter(ip, settings.limits, trusted=settings.trusts(ip)):
             sock.close()  # a 421 could be said only after the handshake that we want to spare
             return
-        session = self._factory()
+        session = self._factory(other)  # counted and let in under one name: the transport may have lost it by then
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: session,

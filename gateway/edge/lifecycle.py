@@ -2,8 +2,8 @@
 """A session from connect to disconnect: admission, banner, the loop of commands, refusals, the end.
 
 Promises: a connection is counted as long as it lives; `Connected` and `Disconnected` come in pairs (one that was refused
-by a limit has only the second); a fault of ours costs one command with 451 and the transaction, never the session;
-what CONNECT and HELO found out is the beginning of each transaction.
+by a limit has only the second, one that was reset before we learnt its address neither); a fault of ours costs one
+command with 451 and the transaction, never the session; what CONNECT and HELO found out is the beginning of each transaction.
 RFCs: 5321 §3.1 (banner), §4.2.4, §4.5.3; 2920 §3.2.
 Not here: what a command does (`edge/session.py`), octets and deadlines (`edge/connection.py`).
 """
@@ -14,7 +14,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 
 from gateway.edge.connection import Connection
-from gateway.edge.desk import Desk, Setup, peer
+from gateway.edge.desk import Desk, End, Setup, peer
 from gateway.edge.greeting import banner
 from gateway.edge.handover import rejected
 from gateway.edge.lines import LineFault
@@ -43,16 +43,18 @@ class Counts:
     idle: int = 0  # in a row, without a message
     errors: int = 0
     surplus: int = 0  # recipients beyond the limit
+    refused: int = 0  # recipients that were refused, for that or anything else
     messages: int = 0
 
 
 class Lifecycle(Connection):
     """One client on one listener. `setup` is what its present transaction runs under."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, desk: Desk, options: ListenerOptions) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, desk: Desk, options: ListenerOptions, other: End | None = None) -> None:
         super().__init__(loop)
         self.desk = desk
         self.options = options
+        self._other = other  # None: the transport knows it
         self.setup: Setup = desk.setup
         self.state = State.START
         self.counts = Counts()
@@ -76,7 +78,11 @@ class Lifecycle(Connection):
 
     def admit(self) -> bool:
         desk, now = self.desk, self.desk.clock.now()
-        ip, port = peer(self._wire.get_extra_info("peername"))
+        other = self._other = self._other or peer(self._wire.get_extra_info("peername"))
+        if other is None:  # reset already. What it said could still be read, but nobody may be served as nobody.
+            self.cut()
+            return False
+        ip, port = other
         trusted = self.setup.settings.trusts(ip)
         self.client = Client(
             session=f"{random.getrandbits(48):012x}",
@@ -101,7 +107,7 @@ class Lifecycle(Connection):
 
     def gone(self) -> None:
         handler = self._handler_coroutine
-        if handler is None or handler.done():
+        if self._other is not None and (handler is None or handler.done()):
             self._leave()
 
     async def _handle_client(self) -> None:
@@ -125,6 +131,7 @@ class Lifecycle(Connection):
     def _leave(self) -> None:
         """Both the task and the connection are gone."""
         desk = self.desk
+        self._watch.dismiss()
         desk.forget(self)
         counts, now = self.counts, desk.clock
         desk.events.emit(

@@ -11,9 +11,9 @@ Not here: one session (`edge/session.py`); binding (`edge/place.py`).
 import asyncio
 import socket
 
+from gateway.edge.desk import LOCAL, End, Setup
 from gateway.edge.desk import Desk as _Desk
 from gateway.edge.desk import EdgeSettings as EdgeSettings
-from gateway.edge.desk import Setup
 from gateway.edge.implicit import ImplicitServer
 from gateway.edge.options import ListenerOptions
 from gateway.edge.place import BACKLOG
@@ -44,8 +44,11 @@ class Edge:
             raise ValueError(f'listener {options.address}: tls = "{options.tls}" needs a certificate')
         loop, desk = asyncio.get_running_loop(), self._desk
 
-        def factory() -> SmtpSession:
-            return SmtpSession(loop, desk, options)
+        # That a client is local follows from the socket that we listen on. A missing name says nothing: a reset takes it away.
+        known = LOCAL if sock.family == socket.AF_UNIX else None
+
+        def factory(other: End | None = known) -> SmtpSession:
+            return SmtpSession(loop, desk, options, other)
 
         if options.tls == "implicit":
             self._implicit.append(ImplicitServer(sock, desk, factory))

@@ -57,6 +57,8 @@ class LimitsOptions(Options):
     # The header section is kept in memory and read by every filter, so this limit cannot be switched off. Postfix
     # reads 100 KiB of it; large but honest ones (many ARC sets, many recipients) reach a few 100 KiB.
     header_size: Size = option("1MiB", ge=1024, le=16 << 20, doc="Octets of the header of a message, 1KiB to 16MiB.")
+    # Honest mail has some hundred at most; and what a header costs to read goes by its fields more than by its octets.
+    header_fields: int = option(10000, ge=0, doc="Fields of the header of a message; more get 552.")
     recipients: int = option(1000, ge=0, doc="Recipients of a message; 452 beyond. RFC 5321 asks for at least 100.")
     connections: int = option(10000, ge=0, doc="Connections at a time, in each worker.")
     connections_per_client: int = option(50, ge=0, doc="Of one IPv4 address or IPv6 /64, in each worker.")

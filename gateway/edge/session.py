@@ -20,7 +20,7 @@ from gateway.edge.handover import hand_over, refusal, reject_message, rejected
 from gateway.edge.incoming import Incoming
 from gateway.edge.lifecycle import Lifecycle
 from gateway.edge.over import SessionOver
-from gateway.edge.trace import stamp
+from gateway.edge.trace import LARGE_HEADER, stamp
 from gateway.edge.verbs import State, Verb
 from gateway.mail import reply
 from gateway.mail.address import Address
@@ -31,6 +31,7 @@ from gateway.mail.verdict import Phase, Verdict
 _OK, _SENDER_OK, _RECIPIENT_OK = reply.OK.wire(), reply.SENDER_OK.wire(), reply.RECIPIENT_OK.wire()
 _START_CONTENT = reply.START_CONTENT.wire()
 SURPLUS = 10  # times the limit of recipients that a connection may go beyond it
+REFUSED = 1000  # refused recipients that a connection may have at least: a whole mailing that is greylisted
 
 
 class SmtpSession(Lifecycle):
@@ -82,9 +83,12 @@ class SmtpSession(Lifecycle):
             tx.candidate = recipient
             await self.judge(Phase.RCPT, tx, recipient.address)
             tx.recipients.append(tx.candidate)  # a filter may have put another in its place (postmaster without domain)
+        except SessionOver:
+            raise
         except MailError:
             if self.state is State.IN_MAIL:
                 self.state = State.NO_RCPT
+            self._count_refused()
             raise
         finally:
             tx.candidate = None
@@ -196,6 +200,12 @@ class SmtpSession(Lifecycle):
             return SessionOver(reply.TOO_MANY_COMMANDS, "recipients")
         return self._refused(Phase.RCPT, tx, reply.TOO_MANY_RECIPIENTS, "limits.recipients", recipient)
 
+    def _count_refused(self) -> None:
+        """Deferrals are no errors of the client (`limits.errors`), but each is recorded: nobody may ask for ever."""
+        self.counts.refused += 1
+        if self.counts.refused - self.counts.surplus > max(REFUSED, self.limits.recipients):
+            raise SessionOver(reply.TOO_MANY_COMMANDS, "recipients")
+
     def _refused(self, phase: Phase, tx: Transaction, answer: Reply, rule: str, recipient: Address | None = None) -> MailError:
         """A refusal by a limit of our own, recorded."""
         return MailError(rejected(self.desk, phase, tx, refusal(answer, rule), recipient=recipient))
@@ -203,7 +213,7 @@ class SmtpSession(Lifecycle):
     def _incoming(self, tx: Transaction) -> Incoming:
         limits = self.limits
         return Incoming(
-            ContentLimits(limits.message_size, limits.line_length, limits.header_size),
+            ContentLimits(limits.message_size, limits.line_length, limits.header_size, limits.header_fields),
             self.setup.settings.spool_directory / f"{tx.id}.tmp",
             self.desk.threads,
         )
@@ -217,5 +227,7 @@ class SmtpSession(Lifecycle):
             rule = f"content.{fault.name.lower()}" if fault else "edge.spool"
             raise MailError(reject_message(self.desk, tx, err, rule, incoming.reader.size), err.detail) from err
         verdict = await self.judge(Phase.DATA, tx)
-        tx.message = stamp(tx, self.setup.settings.hostname, self.desk.clock.now())
+        large = len(tx.message.header) > LARGE_HEADER
+        hostname, now = self.setup.settings.hostname, self.desk.clock.now()
+        tx.message = await asyncio.to_thread(stamp, tx, hostname, now) if large else stamp(tx, hostname, now)
         return verdict

@@ -72,8 +72,10 @@ class HeadersFilter:
         return Verdict(Action.REJECT, reply.LOOP, rule="headers.loop", facts={"hops": str(hops), "limit": str(limit)})
 
     async def _has_gtube(self, message: Message) -> bool:
-        if heuristics.GTUBE in message.header and any(heuristics.GTUBE in value for value in message.values(b"subject")):
-            return True
+        if heuristics.GTUBE in message.header:
+            large = len(message.header) > LARGE_HEADER
+            if await asyncio.to_thread(_in_subject, message) if large else _in_subject(message):
+                return True
         limit = self._options.scan_size
         if isinstance(message.body, bytes):
             return message.body.find(heuristics.GTUBE, 0, limit or None) >= 0
@@ -92,3 +94,7 @@ class HeadersFilter:
         if bad and self._options.on_bad_from == "hold":
             return Verdict(Action.HOLD, None, symbols, "headers.from", facts)
         return Verdict(symbols=symbols, facts=facts)
+
+
+def _in_subject(message: Message) -> bool:
+    return any(heuristics.GTUBE in value for value in message.values(b"subject"))

@@ -53,7 +53,9 @@ class SpfOptions(ScoredOptions):
         "reject", doc="When the domain of MAIL FROM disowns the client: reject (550 5.7.23) | hold | score."
     )
     on_helo_fail: OnFail = option("reject", doc="When the name of HELO disowns it, and MAIL FROM does not own it: as on_fail.")
-    on_temperror: Literal["defer", "accept"] = option("defer", doc="When the DNS gives no answer: defer (451 4.7.24) | accept.")
+    on_temperror: Literal["defer", "accept"] = option(
+        "defer", doc="When the DNS has no answer: defer (451 4.7.24; never trusted clients) | accept."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class SpfFilter:
         if not results:
             results, facts = await self._ask(tx)
             tx.auth.extend(results)
-        return self._refusal(results, facts) or Verdict(facts=facts)
+        return self._refusal(results, facts, trusted=tx.client.trusted) or Verdict(facts=facts)
 
     def _exempt(self, tx: Transaction) -> bool:
         """A trusted client's mail to elsewhere is mail of the house: the sender's record names our own way out, not him."""
@@ -114,12 +116,13 @@ class SpfFilter:
         left = max(0.0, end - asyncio.get_running_loop().time())
         return await spf.check_host(self._resolver, client.ip, client.helo, sender, timeout=left)
 
-    def _refusal(self, results: list[Checked], facts: dict[str, str]) -> Verdict | None:
+    def _refusal(self, results: list[Checked], facts: dict[str, str], *, trusted: bool) -> Verdict | None:
         for result in results:
             if result.result == "fail" and self._on_fail(result) == "reject":
                 why = reply.SPF_FAIL.but(result.text)
                 return Verdict(Action.REJECT, why, rule=f"spf.{result.identity}_fail", facts=facts)
-        if results[0].result == "temperror" and self._options.on_temperror == "defer":
+        # Our own hosts are not made to wait for somebody's DNS: they may relay anyway.
+        if results[0].result == "temperror" and self._options.on_temperror == "defer" and not trusted:
             return Verdict(Action.DEFER, reply.SPF_TEMPERROR, rule="spf.temperror", facts=facts)
         return None
 

@@ -25,6 +25,17 @@ class DataDirectoryInUse(Exception):
         self.path = path
         self.pid = pid
 
+    @property
+    def alive(self) -> bool:
+        """False if the process that took the lock has ended: workers that it left behind will let go soon."""
+        if self.pid is None:
+            return True
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+        except (OSError, IndexError):
+            return False
+        return state not in (b"Z", b"X")
+
 
 class DataDirectory:
     """`lock` makes what is missing; before that nothing is touched."""

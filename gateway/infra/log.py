@@ -14,7 +14,10 @@ import re
 import select
 import threading
 import time
-from typing import Literal, TextIO
+from collections.abc import Callable
+from typing import Any, Literal, TextIO
+
+import orjson
 
 from gateway.infra.options import Options, option
 from gateway.infra.records import LEVELS, RECORDS, Record, record, timestamp
@@ -27,8 +30,6 @@ CLOSE_PATIENCE = 2.0  # seconds that a stream which does not move may hold up th
 # An escape in JSON text: a whole surrogate pair, a lone surrogate, or any other (so that "\\ud800" is left alone).
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)")
 
-_encode = json.JSONEncoder(ensure_ascii=True, check_circular=False, separators=(",", ":")).encode
-
 
 class LogOptions(Options):
     """[log]"""
@@ -39,9 +40,18 @@ class LogOptions(Options):
     connections: bool = option(False, doc="Write a record for each connection and for its end, too.")
 
 
-def to_line(entry: Record) -> str:
-    """A record as one line of strict JSON in ASCII, without the newline."""
-    line = _encode(entry)
+def to_line(entry: Record, odd: Callable[[Any], Any] | None = None) -> str:
+    """A record as one line of strict JSON in ASCII, without the newline. `odd` makes something of a value of another type.
+
+    orjson takes 0.5 µs and json 7 µs, but only json escapes what is not ASCII, and DEL; and it takes lone surrogates.
+    """
+    try:
+        quick = orjson.dumps(entry, odd)
+    except TypeError:
+        quick = b"\x7f"
+    if quick.isascii() and b"\x7f" not in quick:
+        return quick.decode("ascii")
+    line = json.dumps(entry, check_circular=False, separators=(",", ":"), default=odd)
     if "\\ud" in line:  # strict readers refuse a lone surrogate
         line = _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], line)
     return line

@@ -59,6 +59,14 @@ def _size(value: object) -> int:
     return value if isinstance(value, int) else parse_size(value)
 
 
+def _auto_size(value: object) -> int | None:
+    if value is None or value == "auto":  # None: a default that has been parsed already
+        return None
+    if (size := _size(value)) < 0:
+        raise ValueError("a size is not negative")
+    return size
+
+
 def _network(value: object) -> IPNetwork:
     if isinstance(value, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
         return value
@@ -79,5 +87,11 @@ def _domain_name(value: str) -> str:
 
 Duration = Annotated[float, BeforeValidator(_duration), PlainSerializer(format_duration, return_type=str)]
 Size = Annotated[int, BeforeValidator(_size), PlainSerializer(format_size, return_type=str)]
+# A size, or "auto" (None in the program): the code that reads it finds a size that fits the machine.
+AutoSize = Annotated[
+    int | None,
+    BeforeValidator(_auto_size),
+    PlainSerializer(lambda size: "auto" if size is None else format_size(size), return_type=str),
+]
 Network = Annotated[IPNetwork, BeforeValidator(_network), PlainSerializer(str, return_type=str)]
 DomainName = Annotated[str, AfterValidator(_domain_name)]

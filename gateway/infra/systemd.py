@@ -6,10 +6,11 @@ its absence); inherited sockets are taken once, close on exec, and are known by 
 Not here: when we are ready, or alive (`supervisor.py`).
 """
 
+import asyncio
 import os
 import socket
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 
 FIRST_DESCRIPTOR = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
 MOST_DESCRIPTORS = 1024
@@ -42,6 +43,15 @@ def watchdog_seconds() -> float:
     if pid and pid != str(os.getpid()):
         return 0.0
     return int(microseconds) / 1e6 if microseconds.isascii() and microseconds.isdigit() else 0.0
+
+
+async def watchdog(alive: Callable[[], bool]) -> None:
+    """Tell systemd that we live, twice in each watchdog interval, while `alive` says so; returns if nobody watches."""
+    interval = watchdog_seconds()
+    while interval:
+        if alive():
+            notify("WATCHDOG=1")
+        await asyncio.sleep(interval / 2)
 
 
 def listen_sockets(environ: MutableMapping[str, str] | None = None) -> dict[str, list[socket.socket]]:

@@ -192,9 +192,12 @@ def _domain(domain: str) -> str:
 def literal_ip(domain: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """The address in `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 §4.1.3)."""
     inner = domain[1:-1]
-    if inner[:5].lower() == "ipv6:":
-        return _ipv6(inner[5:])
-    found = _IPV4.fullmatch(inner)
+    return _ipv6(inner[5:]) if inner[:5].lower() == "ipv6:" else _ipv4(inner)
+
+
+def _ipv4(text: str) -> ipaddress.IPv4Address:
+    """RFC 5321 §4.1.3: Snum = 1*3DIGIT, so zeros may stand before a number; it is decimal all the same."""
+    found = _IPV4.fullmatch(text)
     if not found or any(int(part) > 255 for part in found.groups()):
         raise AddressError("bad address literal")
     return ipaddress.IPv4Address(".".join(str(int(part)) for part in found.groups()))
@@ -202,6 +205,9 @@ def literal_ip(domain: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 def _ipv6(text: str) -> ipaddress.IPv6Address:
     """RFC 5321 §4.1.3: "::" stands for two groups of zeros at least, so six others may be there; an IPv4 end counts as two."""
+    head, colon, end = text.rpartition(":")
+    if "." in end:
+        text = f"{head}{colon}{_ipv4(end)}"
     others = sum(map(bool, text.split(":"))) + ("." in text)
     if "::" in text and others > 6:
         raise AddressError('bad IPv6 literal: "::" for less than two groups')

@@ -2,12 +2,14 @@
 """The notice that mail could not be delivered: multipart/report with a text, a status for programs, and the original.
 
 Promises: every line ends with CRLF and has at most 998 octets; nothing that others wrote (addresses, replies, the original)
-can begin a field or end a part; the notice is 7-bit unless an address in it needs UTF-8 (`Notice.eight_bit`).
+can begin a field or end a part; the notice is 7-bit unless an address in it needs UTF-8 (`Notice.eight_bit`); of a larger
+original than `Notice.whole` no more than `HEADER_MAX` octets are looked at.
 RFCs: 3464 (status), 6522 (report), 6533 (internationalised), 3834 §3.1.7 (Auto-Submitted), 3463 (codes).
 Not here: who gets one, and under which envelope (`delivery/bounce.py`).
 """
 
 import base64
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +18,16 @@ from email.utils import format_datetime
 
 from gateway.mail.address import Address
 from gateway.mail.job import QueueId
-from gateway.mail.message import Message
+from gateway.mail.message import Message, find_values
 from gateway.mail.reply import Reply, clean
 
 LINE_MAX = 998  # RFC 5322 §2.1.1, without CRLF
 WIDTH = 76
 DIAGNOSTIC_MAX = 500  # characters of a reply that are passed on
 HEADER_MAX = 64 << 10  # octets of the original's header that are returned
+
+_WHOLE_LINES = re.compile(rb"(?s).{0,%d}\r\n" % (HEADER_MAX - 2))
+_WHOLE_FIELDS = re.compile(_WHOLE_LINES.pattern + rb"(?![ \t])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +94,7 @@ def _header(notice: Notice, original: Message) -> bytes:
 
 def _references(original: Message) -> list[str]:
     """A well-formed Message-ID of the original, so that a mail program can show the two together."""
-    ids = original.values(b"message-id")
+    ids = find_values(_cut(original.header), b"message-id", 2)
     if len(ids) != 1 or not _is_message_id(ids[0]):
         return []
     text = ids[0].decode("ascii")
@@ -127,7 +132,7 @@ def _sentences(notice: Notice, original: Message) -> Iterator[str]:
     yield f"    queue id    {notice.id}"
     yield f"    arrived     {_date(notice.arrived)}"
     for name in (b"Message-ID", b"Subject"):
-        for value in original.values(name)[:1]:
+        for value in find_values(_cut(original.header), name, 1):
             yield f"    {name.decode().lower():<12}{clean(value.decode('utf-8', 'replace'), 200)}"
     yield ""
     yield "What follows is a status report for programs, and the message or its header."
@@ -217,15 +222,17 @@ def _original_part(notice: Notice, original: Message) -> bytes:
 
 def _is_plain(octets: bytes) -> bool:
     """True if the octets are 7-bit lines of a length that every server takes (RFC 2045 §2.7)."""
-    lines = octets.split(b"\r\n")
-    return octets.isascii() and max(map(len, lines)) <= LINE_MAX and not any(set(line) & set(b"\r\n\0") for line in lines)
+    pairs = octets.count(b"\r\n")
+    bare = octets.count(b"\n") != pairs or octets.count(b"\r") != pairs
+    return octets.isascii() and b"\0" not in octets and not bare and max(map(len, octets.split(b"\r\n"))) <= LINE_MAX
 
 
 def _cut(header: bytes) -> bytes:
-    """At most HEADER_MAX octets, cut at the end of a line."""
+    """At most HEADER_MAX octets: whole fields, or as much as there is room for of one that alone is longer."""
     if len(header) <= HEADER_MAX:
         return header
-    return header[: header.rfind(b"\r\n", 0, HEADER_MAX) + 2]
+    found = _WHOLE_FIELDS.match(header) or _WHOLE_LINES.match(header)
+    return found[0] if found else b""
 
 
 # --- common

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 CHUNK = 256 << 10
@@ -116,7 +117,7 @@ class Message:
 
     def with_trace(self, trace: bytes) -> "Message":
         """The same message with more trace fields on top."""
-        return replace(self, trace=trace + self.trace)
+        return Message(trace + self.trace, self.header, self.body)
 
 
 def header_end(content: bytes | bytearray) -> int:
@@ -125,6 +126,21 @@ def header_end(content: bytes | bytearray) -> int:
         return 0
     at = content.find(b"\r\n\r\n")
     return len(content) if at < 0 else at + 2
+
+
+def find_values(header: bytes, name: bytes, most: int) -> list[bytes]:
+    """Unfolded values of the first `most` fields of that name, found without splitting the header: cheap for a huge one."""
+    # RFC 5322 §2.2: field = name *WSP ":" value CRLF; a CRLF with a blank behind it belongs to the value
+    field = re.compile(rb"\r\n" + re.escape(name.lower()) + rb"[ \t]*+:([^\r]*+(?:\r(?!\n(?![ \t]))[^\r]*+)*+)")
+    found = islice(field.finditer(b"\r\n" + header.lower()), most)  # in lower case: a literal is searched for much faster
+    values = (header[match.start(1) - 2 : match.end(1) - 2] for match in found)
+    return [value.rstrip(b"\r\n").replace(b"\r\n", b"").strip(b" \t") for value in values]
+
+
+def field_end(header: bytes, at: int) -> int:
+    """Where the field that holds the octet `at` ends: behind its CRLF, folds included."""
+    found = _FIELD_END.search(header, at)
+    return found.end() if found else len(header)
 
 
 def parse_fields(header: bytes) -> Iterator[Field]:

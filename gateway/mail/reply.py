@@ -8,7 +8,7 @@ Not here: which reply is given when; that is the business of the stage that rais
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 LINE_MAX = 512  # octets of a reply line with code and CRLF (RFC 5321 §4.5.3.1.5)
 
@@ -49,7 +49,7 @@ class Reply:
 
     def but(self, text: str) -> "Reply":
         """The same reply with another text. Control characters become "?" so that one reply stays one line."""
-        return replace(self, text=clean(text))
+        return Reply(self.code, clean(text), self.status)
 
     def __str__(self) -> str:
         return " ".join(part for part in (str(self.code), self.enhanced, self.text.replace("\n", " ")) if part)

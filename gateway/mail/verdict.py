@@ -33,7 +33,10 @@ class Action(IntEnum):
 
     @property
     def label(self) -> str:
-        return self.name.lower()
+        return _LABELS[self]
+
+
+_LABELS = tuple(action.name.lower() for action in Action)  # each finding of a message is labelled twice
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,12 @@ class ControlClient:
         """The worker's page."""
         return _checked(await fetch(self.path, "GET", "/metrics")).body
 
+    async def unready(self) -> Sequence[str]:
+        """Why the worker is not ready for mail; empty if it is. 503 is an answer here. Raises Unreachable, Refused."""
+        response = await fetch(self.path, "GET", "/readyz")
+        reasons = (response if response.status == 503 else _checked(response)).json().get("reasons", [])
+        return [str(reason) for reason in reasons]
+
     async def status(self) -> Mapping[str, Any]:
         status: Mapping[str, Any] = await _get(self.path, "/api/v1/status")
         return status

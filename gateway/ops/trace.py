@@ -9,7 +9,6 @@ Not here: the file (`ops/tracefile.py`), showing it (`ops/explain.py`).
 """
 
 import asyncio
-import json
 import sqlite3
 import threading
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.infra.counting import NewFindings
+from gateway.infra.log import to_line
 from gateway.infra.options import Duration, Options, Size, option
 from gateway.infra.records import full
 from gateway.mail.events import Accepted, Attempted, Bounced, Event, Finished, Held, Operated, Rejected, Trouble
@@ -29,18 +29,16 @@ from gateway.ports import Clock
 
 __all__ = ["TraceOptions", "TraceRecorder", "find_in"]
 
-LINGER = 0.1  # seconds that events are gathered before they are written together
+LINGER = 0.5  # seconds that events are gathered before they are written together; a reader asks for a write at once
 BACKLOG = 30_000  # weight of the events that may wait: one each, and one for each of their recipients and findings
 EVENTS_A_MESSAGE = 1000  # kept for one message; of a thousand recipients deferred for days the first thousand tries
 BODY_MAX = 256 << 10  # octets of one entry
 BATCH_MAX = 4 << 20  # octets that are written together
 TIDY_PERIOD = 60.0  # seconds between two looks at age and size
-TURN = 16  # events between two moments at which the thread offers the interpreter lock to the loop
+TURN = 32  # events between two moments at which the thread offers the interpreter lock to the loop
 FLUSH_PATIENCE = 10.0  # seconds
 
 _KEPT = frozenset({Accepted, Rejected, Attempted, Bounced, Held, Finished, Operated, Trouble})
-
-_encode = json.JSONEncoder(ensure_ascii=True, check_circular=False, separators=(",", ":"), default=str).encode
 
 
 class TraceOptions(Options):
@@ -211,10 +209,10 @@ class _Writer:
 def _body(event: Event, findings: Sequence[Finding]) -> str:
     """An entry as JSON, not longer than `BODY_MAX`: findings are given up first, then recipients."""
     entry = full(event, findings)
-    body = _encode(entry)
+    body = to_line(entry, str)
     if len(body) > BODY_MAX:
         entry["findings"] = [finding | {"facts": {}, "lookups": []} for finding in entry.get("findings", [])][:100]
         entry["recipients"] = entry.get("recipients", [])[:100]
         entry["shortened"] = True
-        body = _encode(entry)
+        body = to_line(entry, str)
     return body

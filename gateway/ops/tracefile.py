@@ -108,6 +108,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         # No sync: after a power cut the newest traces, or the file, may be gone. A kill of the process loses nothing here.
         connection.execute("PRAGMA synchronous=OFF")
         connection.execute("PRAGMA journal_size_limit=16777216")
+        connection.execute("PRAGMA temp_store=MEMORY")  # statement journals would be a file for each batch
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, VERSION):
             raise sqlite3.DatabaseError(f"{path}: version {version} is not ours")

@@ -28,6 +28,7 @@ from gateway.queue.settle import Settling
 from gateway.queue.settlement import finished
 from gateway.queue.shard import Claim, Shard
 from gateway.queue.sql import QUERIES
+from gateway.queue.store import Request
 from gateway.queue.views import message_view
 
 HELD_BY_OPERATOR = "held by the operator"
@@ -148,6 +149,8 @@ class Admin:
         for n, queue_id in chosen:
             if claim := self._shard.claims.get(queue_id):
                 claim.item.held, claim.item.reason = False, ""
+                for each in claim.item.open():  # as their rows, or it would wait where no reading finds it
+                    each.due = now
             elif n not in self._shard.busy:
                 self._shard.give_back(n, now)
 
@@ -168,6 +171,7 @@ class Admin:
     async def _delete(self, numbers: Sequence[int]) -> Chosen:
         """Away with them; nobody is told but the log."""
         items = await self._take_in_hand(numbers)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def remove(connection: Connection) -> None:
             for item in items:
@@ -177,13 +181,17 @@ class Admin:
             for item in items:
                 self._shard.forget(item)
                 self._shard.events.emit(finished(item, self._shard.clock.now()))
+            if not done.done():
+                done.set_result(None)
 
-        try:
-            await self._shard.store.run(remove, then=removed)
-        except MailError:
+        def not_removed(err: MailError) -> None:  # whoever asked may be gone: the messages must wait again all the same
             for item in items:
                 self._shard.give_back(item.n, None if item.held else item.due())
-            raise
+            if not done.done():
+                done.set_exception(err)
+
+        self._shard.store.submit(Request(remove, removed, not_removed))
+        await done
         return _chosen(items)
 
     async def _take_in_hand(self, numbers: Sequence[int]) -> list[Queued]:
@@ -198,7 +206,7 @@ class Admin:
             items = await shard.store.run(partial(rows.read, numbers=free), writes=False)
         except BaseException:  # cancelled or unreadable: nobody works on them
             for n in free:
-                shard.give_back(n, shard.time.now())
+                shard.put_off(n, shard.time.now())
             raise
         for n in set(free) - {item.n for item in items}:
             shard.busy.discard(n)

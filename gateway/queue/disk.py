@@ -49,6 +49,8 @@ class Disk:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")  # in WAL mode: one sync for each commit
             connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer chooses the moment
+            # Debian's SQLite overwrites what is deleted, which writes each page of content a second time when it is delivered.
+            connection.execute("PRAGMA secure_delete = OFF")
             connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             connection.execute("PRAGMA cache_spill = OFF")  # a statement must not write; the commit does
             connection.execute(f"PRAGMA query_only = {'ON' if readonly else 'OFF'}")
@@ -93,6 +95,11 @@ class Disk:
         state = os.statvfs(path)
         return state.f_bavail * state.f_frsize, state.f_favail if state.f_files else None
 
+    def size(self, path: Path) -> int:
+        """Octets of the whole file system."""
+        state = os.statvfs(path)
+        return state.f_blocks * state.f_frsize
+
 
 def _code(err: BaseException) -> int:
     return getattr(err, "sqlite_errorcode", 0) & 0xFF  # the primary one of an extended code
@@ -101,6 +108,16 @@ def _code(err: BaseException) -> int:
 def is_corrupt(err: BaseException) -> bool:
     """The file is not a database, or a damaged one."""
     return isinstance(err, DatabaseError) and _code(err) in _BROKEN
+
+
+def lacks_table(err: BaseException) -> bool:
+    """The statement does not fit the database: it has no such table."""
+    return isinstance(err, DatabaseError) and _code(err) == sqlite3.SQLITE_ERROR
+
+
+def is_unreadable(err: BaseException) -> bool:
+    """The rows are damaged or not what they must be; asking again would not help. Text that is no UTF-8 has code 0."""
+    return isinstance(err, DatabaseError) and _code(err) in _BROKEN | _REFUSED | {0}
 
 
 def is_refusal(err: BaseException) -> bool:

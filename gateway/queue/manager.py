@@ -22,7 +22,7 @@ from gateway.mail.verdict import Verdict
 from gateway.ports import Bouncer, Clock, EventSink, MessageView, Selector
 from gateway.queue.admin import Admin
 from gateway.queue.content import Spool
-from gateway.queue.database import NewerSchema
+from gateway.queue.database import NewerSchema, unfinished
 from gateway.queue.disk import Disk
 from gateway.queue.intake import Taking
 from gateway.queue.options import QueueOptions
@@ -39,8 +39,9 @@ __all__ = ["NewerSchema", "QueueManager", "existing_shards"]
 
 
 def existing_shards(directory: Path) -> list[int]:
-    """Numbers of the shards that have a database in `directory`."""
-    return sorted(int(path.stem) for path in directory.glob("*.sqlite") if path.stem.isdecimal())
+    """Numbers of the shards that have a database in `directory`, if only under the name of one half made."""
+    stems = {path.stem for path in directory.glob("*.sqlite")} | {Path(name).stem for name in unfinished(directory)}
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
 
 
 class QueueManager:

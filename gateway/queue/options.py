@@ -5,7 +5,7 @@ RFCs: 5321 §4.5.4.1 (retry and give-up times).
 Not here: the arithmetic (`schedule.py`).
 """
 
-from gateway.infra.options import Duration, Options, Size, option
+from gateway.infra.options import AutoSize, Duration, Options, Size, option
 
 
 class QueueOptions(Options):
@@ -21,8 +21,10 @@ class QueueOptions(Options):
     expire: Duration = option(
         "5d", gt=0, doc="How long a message is tried before it is returned; RFC 5321 wants at least four to five days."
     )
-    min_free: Size = option(
-        "256MiB", ge=0, doc="New mail is refused (452) while less than this is free on the queue's disk; 0 = never."
+    min_free: AutoSize = option(
+        "auto",
+        doc="New mail is refused (452) while less than this is free on the queue's disk; 0 = never; "
+        '"auto" = 256 MiB, or a twentieth of a file system smaller than 5 GiB.',
     )
     memory: Size = option(
         "64MiB",

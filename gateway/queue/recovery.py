@@ -3,8 +3,9 @@
 
 There are no claims to undo: claims live in memory, so all that is not settled is queued.
 
-Promises: a file is removed only if its name is one of ours and no row needs it; after a database was broken, files without
-a row are put aside instead. A row whose file is missing is held for a human.
+Promises: a file is removed only if its name is one of ours and no row needs it; beside a database that was made anew (the
+old one was broken or missing) bodies without a row are put aside instead, however often the process dies over that. A row
+whose file is missing is held for a human.
 Fails with: as `database.prepare`.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 from gateway.mail.job import QueueId, parse_queue_id
 from gateway.queue import rows
 from gateway.queue.content import Spool
-from gateway.queue.database import NewerSchema, Salvage, prepare
+from gateway.queue.database import NEW, VERSION, NewerSchema, beside, prepare
 from gateway.queue.disk import Connection, Disk, move
 from gateway.queue.options import QueueOptions
 from gateway.queue.schedule import longest_wait
@@ -33,14 +34,22 @@ def recover(path: Path, spool: Spool, disk: Disk, options: QueueOptions, *, now:
     """Blocking. `tell` hears each fault, with the id of the message that it is about."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     spool.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    salvage = prepare(path, disk, now)
-    if salvage:
-        tell(f"{path.name} {salvage}", None)
+    found = prepare(path, disk, now)
+    if found:
+        tell(f"{path.name} {found}", None)
+    aside = found.aside if found else beside(path, "missing", now)
     connection = disk.connect(path)
     try:
         connection.execute("BEGIN IMMEDIATE")
         _mend_stamps(connection, options, now)
-        _compare(connection, spool, disk, salvage, tell)
+        new = connection.execute("PRAGMA user_version").fetchone()[0] == NEW
+        orphans, incomplete = _compare(connection, spool, tell)
+        if new:
+            if orphans:
+                _put_aside(orphans, aside.with_name(f"{aside.name}.spool"), disk, tell)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        for file in incomplete if new else [*orphans, *incomplete]:
+            disk.remove(file)
         connection.execute("COMMIT")
         _shrink(connection)
     finally:
@@ -55,27 +64,36 @@ def _mend_stamps(connection: Connection, options: QueueOptions, now: float) -> N
     connection.execute(QUERIES["mend_recipient_due"], (now, furthest))
 
 
-def _compare(connection: Connection, spool: Spool, disk: Disk, salvage: Salvage | None, tell: Tell) -> None:
-    """Files against rows, both ways."""
+def _compare(connection: Connection, spool: Spool, tell: Tell) -> tuple[list[Path], list[Path]]:
+    """Files against rows, both ways. Returns the bodies that have no row, and the files that were never complete."""
     needed: dict[QueueId, tuple[int, int, int]] = {
         row[1]: (row[0], row[2], row[3]) for row in connection.execute(QUERIES["filed"])
     }
     sizes: dict[str, int] = {}
+    orphans: list[Path] = []
+    incomplete: list[Path] = []
     for file in spool.directory.iterdir():
         if parse_queue_id(file.name.removesuffix(".tmp")) is None or not file.is_file():
             tell(f"{file.name} in the spool is not ours and is left alone", None)
         elif file.name in needed:
             sizes[file.name] = file.stat().st_size
-        elif salvage and not file.name.endswith(".tmp"):
-            aside = spool.directory.with_name(f"{salvage.aside.name}.spool")
-            aside.mkdir(mode=0o700, exist_ok=True)
-            move(file, aside / file.name)
         else:
-            disk.remove(file)
+            (incomplete if file.name.endswith(".tmp") else orphans).append(file)
     for queue_id, (n, held, size) in needed.items():
         if sizes.get(queue_id, -1) < size and not held:
             rows.hold(connection, [n], FILE_LOST)
             tell(f"held: {FILE_LOST}", queue_id)
+    return orphans, incomplete
+
+
+def _put_aside(orphans: list[Path], folder: Path, disk: Disk, tell: Tell) -> None:
+    """Their rows were in a database that is gone. Durable when it returns: the next start would remove what is left."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for file in orphans:
+        move(file, folder / file.name)
+    for directory in (folder, folder.parent, orphans[0].parent):
+        disk.sync_directory(directory)
+    tell(f"{len(orphans)} files of messages that the new database does not know; put aside in {folder.name}", None)
 
 
 def _shrink(connection: Connection) -> None:

@@ -113,8 +113,8 @@ class Settling:
         shard.busy.add(n)
         try:
             items = await shard.store.run(partial(rows.read, numbers=[n]), writes=False)
-        except BaseException:
-            shard.give_back(n, shard.time.now())
+        except BaseException:  # cancelled or unreadable: nobody works on it
+            shard.put_off(n, shard.time.now())
             raise
         if not items:
             shard.busy.discard(n)

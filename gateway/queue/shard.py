@@ -113,11 +113,17 @@ class Shard:
         self.wake.set()
 
     def give_back(self, n: int, due: float | None) -> None:
-        """A busy message waits again, until `due`; None if it is held or gone."""
+        """A busy message waits again, until `due`, as in the database; None if it is held or gone."""
         self.busy.discard(n)
         if due is not None:
             self.ready.push(due, n)
             self.wake.set()  # behind the horizon too: the alarm may have to be set earlier
+
+    def put_off(self, n: int, due: float) -> None:
+        """A busy message waits until `due`, which is not what the database says: nobody could work on it."""
+        self.busy.discard(n)
+        self.ready.keep(due, n)
+        self.wake.set()
 
     def end_claim(self, claim: Claim) -> None:
         """Nobody works on this job any more; what is still open of it waits."""

@@ -15,12 +15,13 @@ from gateway.queue.disk import Disk
 PERIOD = 1.0  # seconds for which an answer holds
 MIN_INODES = 1000
 RELIEF = 1.25
+AUTO, AUTO_SHARE = 256 << 20, 20  # octets, or this part of a small file system, which would else be too small for any mail
 
 
 class Space:
-    """`limit` octets must be free in `directory`; 0 is no limit."""
+    """`limit` octets must be free in `directory`; 0 is no limit, None is one that fits the file system."""
 
-    def __init__(self, directory: Path, disk: Disk, clock: Clock, limit: int) -> None:
+    def __init__(self, directory: Path, disk: Disk, clock: Clock, limit: int | None) -> None:
         self.limit = limit
         self.short = ""  # what is short, for the log
         self._directory = directory
@@ -41,15 +42,17 @@ class Space:
         self._until = float("-inf")
 
     def _look(self) -> str:
-        if not self.limit:
+        if self.limit == 0:
             return ""
         try:
             octets, inodes = self._disk.free(self._directory)
+            # Asked each time: a file system can grow.
+            limit = min(AUTO, self._disk.size(self._directory) // AUTO_SHARE) if self.limit is None else self.limit
         except OSError as err:
             return f"cannot look at {self._directory}: {err}"
         factor = RELIEF if self.short else 1.0
-        if octets < self.limit * factor:
-            return f"{format_size(octets)} free of the {format_size(self.limit)} that [queue] min_free wants"
+        if octets < limit * factor:
+            return f"{format_size(octets)} free of the {format_size(limit)} that [queue] min_free wants"
         if inodes is not None and inodes < MIN_INODES * factor:
             return f"{inodes} inodes free"
         return ""

@@ -35,6 +35,10 @@ FLIGHT_MAX = 500  # operations in one transaction
 QUICK_MAX = 64  # of them on the loop: some 30 µs each, so the loop is held for some 2 ms
 QUICK_OCTETS = 1 << 20  # and this much content
 CHECKPOINT_OCTETS = 32 << 20  # of log; a checkpoint of 45 MiB took 20 to 60 ms
+# Under load a sync is shared by more operations if it waits a little: with two workers 0.3 commits a message in place of 0.5,
+# and 1.3 ms of CPU in place of 1.5. A client that is alone never waits.
+GATHER = 0.006  # seconds from one take-off to the next
+CROWD = 3  # operations in the last flight that are a load
 COMMIT_OCTETS = 64 << 10  # what a commit writes beside the content: whole pages of tables and indexes
 
 
@@ -75,6 +79,8 @@ class Store:
         self._flights: SimpleQueue[_Flight | None] = SimpleQueue()
         self._busy = False  # the connection is the thread's
         self._planned = False
+        self._crowded = False  # the last flight was
+        self._took_off = 0.0  # in the loop's time
         self._closing: asyncio.Future[None] | None = None
         self._unlogged = 0  # octets written since the last checkpoint
         self.work = {"commits": 0, "operations": 0}  # a commit is one sync, shared by operations
@@ -93,8 +99,7 @@ class Store:
             return
         self._waiting.append(request)
         if not (self._busy or self._planned):
-            self._planned = True
-            self._loop.call_soon(self._take_off)
+            self._plan()
 
     async def run(self, operation: Operation[T], *, writes: bool = True, then: Callable[[T], None] | None = None) -> T:
         """One operation in the thread; raises MailError. If the caller is cancelled, operation and `then` are still done."""
@@ -126,6 +131,15 @@ class Store:
 
     # --- on the loop
 
+    def _plan(self) -> None:
+        """Let the next flight go: in the next turn of the loop, or under load when a few more have gathered."""
+        self._planned = True
+        left = self._took_off + GATHER - self._loop.time() if self._crowded else 0.0
+        if left > 0:
+            self._loop.call_later(left, self._take_off)
+        else:
+            self._loop.call_soon(self._take_off)
+
     def _take_off(self) -> None:
         """Fill a transaction and hand it to the thread."""
         self._planned = False
@@ -134,7 +148,7 @@ class Store:
             return
         taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), FLIGHT_MAX))]
         flight = self._sort(taken)
-        self._busy = True
+        self._busy, self._crowded, self._took_off = True, len(taken) >= CROWD, self._loop.time()
         connection = self._connection
         if flight.begun and connection is not None:
             try:
@@ -178,7 +192,10 @@ class Store:
 
     def _released(self) -> None:
         self._busy = False
-        self._take_off()
+        if self._waiting:
+            self._plan()
+        else:
+            self._take_off()
 
     def _land_for_good(self) -> None:
         if self._closing is not None and not self._closing.done():

@@ -117,7 +117,7 @@ class Claims:
             except BaseException:  # cancelled: nobody works on them
                 now = shard.time.now()
                 for n in numbers:
-                    shard.give_back(n, now)
+                    shard.put_off(n, now)
                 raise
         now = shard.time.now()
         return [job for n in numbers if n in items and (job := self._job(items[n], now)) is not None]
@@ -142,7 +142,7 @@ class Claims:
             if len(numbers) > 1:  # one damaged row must not cost the others
                 return [item for n in numbers for item in await self._read([n])]
             shard.trouble(f"message {numbers[0]} cannot be read: {err.detail}")
-            shard.give_back(numbers[0], shard.time.now() + UNREADABLE_PAUSE)
+            shard.put_off(numbers[0], shard.time.now() + UNREADABLE_PAUSE)
             return []
         for n in set(numbers) - {item.n for item in items}:
             shard.busy.discard(n)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hostile clients against a live daemon: what is refused, what passes octet for octet, and that the session survives."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ def world() -> Iterator[World]:
         yield instance
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one-worker", "two-workers"])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2], ids=["one-worker", "two-workers"])
 def daemon(world: World, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Daemon]:
     with Daemon(tmp_path_factory.mktemp("session"), world.tables(), workers=request.param) as instance:
         yield instance
@@ -30,12 +31,15 @@ def client(daemon: Daemon) -> Iterator[Wire]:
         yield wire
 
 
-HEAD = b"From: a@origin.example\r\nSubject: %b\r\n"
+HEAD = (
+    b"From: a@origin.example\r\nTo: box@dest.example\r\nDate: Sun, 22 Nov 2026 08:00:00 +0000\r\n"
+    b"Message-ID: <odd@origin.example>\r\nSubject: %b\r\n"
+)
 ODD = {
     "header-only": HEAD,
     "header-and-empty-line": HEAD + b"\r\n",
     "line-without-colon": HEAD + b"no colon here\r\nX-After: 1\r\n\r\nbody\r\n",
-    "blank-before-colon": b"From: a@origin.example\r\nSubject : x\r\nSubject: %b\r\n\r\nbody\r\n",
+    "blank-before-colon": HEAD + b"X-Odd : x\r\n\r\nbody\r\n",
     "nul": HEAD + b"\r\nbo\0dy\r\n",
     "nul-in-header": HEAD + b"X-Nul: a\0b\r\n\r\nbody\r\n",
     "line-of-64k": HEAD + b"\r\n" + b"x" * 65534 + b"\r\nshort\r\n",
@@ -43,7 +47,9 @@ ODD = {
     "utf8-header": HEAD + "X-Name: Grüße\r\n\r\nbody\r\n".encode(),
     "blanks-at-ends": HEAD + b"\r\nbody \t \r\n \r\n\r\n\r\n",
     "fold-of-blanks": HEAD + b"X-Fold: a\r\n \r\n\tb\r\n\r\nbody\r\n",
-    "99-received": b"".join(b"Received: by r%d.example; Sun, 22 Nov 2026 08:00:00 +0000\r\n" % n for n in range(99)) + HEAD + b"\r\n",
+    "99-received": b"".join(b"Received: by r%d.example; Sun, 22 Nov 2026 08:00:00 +0000\r\n" % n for n in range(99))
+    + HEAD
+    + b"\r\n",
 }
 
 
@@ -217,7 +223,12 @@ def test_postmaster_is_taken(client: Wire, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "opening", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"POST / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 64]
+    "opening",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST / HTTP/1.0\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 64,
+    ],
 )
 def test_another_protocol_is_told_so_and_closed(client: Wire, opening: bytes) -> None:
     client.send(opening)
@@ -225,10 +236,9 @@ def test_another_protocol_is_told_so_and_closed(client: Wire, opening: bytes) ->
 
 
 def test_an_endless_command_line_ends_the_session(client: Wire) -> None:
-    with pytest.raises(ConnectionError):  # noqa: PT012
-        for _ in range(4096):
-            client.send(b"x" * 65536)
-    assert client.rest()[:4] in (b"500 ", b"")
+    with contextlib.suppress(ConnectionError):  # it need not be read to its end
+        client.send(b"x" * (4 << 20))
+    assert client.rest() in (b"500 5.5.2 Line too long\r\n", b"")
 
 
 def test_too_many_errors_end_the_session(client: Wire) -> None:
@@ -242,7 +252,6 @@ def test_too_many_idle_commands_end_the_session(client: Wire) -> None:
 
 
 def test_control_characters_reach_neither_header_nor_log(world: World, daemon: Daemon, client: Wire) -> None:
-    client.ask(b"EHLO evil\r\n")
     assert client.ask(b'EHLO a"}{,\\u000a').startswith((b"250", b"501"))
     hostile = '"x\\"}\\\\{"@origin.example'
     subject = f"hostile-{daemon.workers}"
@@ -250,7 +259,10 @@ def test_control_characters_reach_neither_header_nor_log(world: World, daemon: D
     assert answer.startswith(b"250 ")
     world.arrived(subject)
     queue_id = answer.decode().rsplit(" ", 1)[1]
-    until("one disposition", lambda: sum(row.get("disposition") is True and row.get("id") == queue_id for row in daemon.log()) == 1)
+    until(
+        "one disposition",
+        lambda: sum(row.get("disposition") is True and row.get("id") == queue_id for row in daemon.log()) == 1,
+    )
     assert json.dumps(daemon.log())
 
 

@@ -54,11 +54,11 @@ class Daemon:
             f'[[listener]]\naddress = "127.0.0.1:{self.smtp_port}"\n{self.tables}\n'
         )
 
-    def start(self, *, wait: bool = True) -> None:
-        """Start in a process group of its own, the log appended to `log_path`."""
+    def start(self, *prefix: str, wait: bool = True) -> None:
+        """Start in a process group of its own, the log appended to `log_path`; `prefix` is a command to run it under."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "serve", "-c", str(self.config_path)],
+                [*prefix, sys.executable, "-m", "gateway", "serve", "-c", str(self.config_path)],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,

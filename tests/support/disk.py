@@ -40,7 +40,7 @@ def io_error() -> OSError:
 
 
 class FailingDisk(Disk):
-    """Counts while it is `armed`. `fail` says when and how; `space` is what `free` answers, if set.
+    """Counts while it is `armed`. `fail` says when and how; `space` and `whole` are what `free` and `size` answer, if set.
 
     A failing commit is not made, unless `late`: then it is made and reported as failed (the worst that a sync can do).
     """
@@ -51,6 +51,7 @@ class FailingDisk(Disk):
         self.late = False
         self.connections = 0
         self.space: tuple[int, int | None] | None = None
+        self.whole = 0
         self.page_limit = 0
         self._at = -1
         self._on = ""
@@ -118,6 +119,9 @@ class FailingDisk(Disk):
 
     def free(self, path: Path) -> tuple[int, int | None]:
         return self.space or super().free(path)
+
+    def size(self, path: Path) -> int:
+        return self.whole or super().size(path)
 
 
 def _factory(disk: FailingDisk) -> type[sqlite3.Connection]:

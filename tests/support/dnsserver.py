@@ -24,6 +24,7 @@ import dns.rcode
 import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
+import dns.rdtypes.ANY.SPF
 import dns.rdtypes.ANY.TXT
 import dns.rrset
 
@@ -276,7 +277,8 @@ def _rdata(type: str, value: Value) -> dns.rdata.Rdata:
     if type in ("TXT", "SPF") and (isinstance(value, bytes) or not value.startswith('"')):
         octets = value if isinstance(value, bytes) else value.encode()
         strings = [octets[start : start + 255] for start in range(0, len(octets), 255)] or [b""]
-        return dns.rdtypes.ANY.TXT.TXT(dns.rdataclass.IN, dns.rdatatype.TXT, strings)
+        make = dns.rdtypes.ANY.TXT.TXT if type == "TXT" else dns.rdtypes.ANY.SPF.SPF
+        return make(dns.rdataclass.IN, dns.rdatatype.from_text(type), strings)
     text = value.decode() if isinstance(value, bytes) else value
     return dns.rdata.from_text("IN", type, text, origin=dns.name.root, relativize=False)
 

@@ -66,7 +66,7 @@ class World:
         self.run(self.sink.until(lambda: any(map(wanted, self.sink.messages)), timeout))
         return next(filter(wanted, self.sink.messages))
 
-    def tables(self, extra: str = "", *, networks: str = "", retry: str = '"1s"', route: str = "") -> str:
+    def tables(self, extra: str = "", *, networks: str = "", retry: str = '"1s"', route: str = "", dns: str = "") -> str:
         """TOML for `Daemon`: dest.example and origin.example go to the sink."""
         return f"""
 [relay]
@@ -78,6 +78,7 @@ domains = ["dest.example", "origin.example"]
 to = "smtp://127.0.0.1:{self.sink.port}"
 [dns]
 nameservers = ["{self.dns.address}"]
+{dns}
 [queue]
 retry = [{retry}]
 {extra}

@@ -88,6 +88,23 @@ def test_one_address_for_two_listeners_is_refused() -> None:
     assert "another listener" in faults(data)["listener[1].address"].reason
 
 
+@pytest.mark.parametrize(
+    ("lease", "timeout", "mend"),
+    [("1m", "45m", '"1h"'), ("59m", "45m", '"1h"'), ("1h", "50m", '"65m"'), ("10m", "1s", '"901s"')],
+)
+def test_a_lease_that_ends_before_an_attempt_may_is_refused_with_the_mend(lease: str, timeout: str, mend: str) -> None:
+    """Else the message is claimed again while it is being sent, and arrives twice."""
+    fault = faults({**MINIMAL, "queue": {"lease": lease}, "delivery": {"attempt_timeout": timeout}})["queue.lease"]
+    assert fault.value == f'"{lease}"'
+    assert "delivery.attempt_timeout" in fault.reason
+    assert f"lease = {mend}" in fault.reason
+
+
+@pytest.mark.parametrize(("lease", "timeout"), [("1h", "45m"), ("16m", "1m"), ("2d", "1d")])
+def test_a_lease_with_room_for_an_attempt_is_taken(lease: str, timeout: str) -> None:
+    from_mapping({**MINIMAL, "queue": {"lease": lease}, "delivery": {"attempt_timeout": timeout}}, "f.toml")
+
+
 @pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
 def test_an_open_relay_is_refused_unless_spelled_out(network: str) -> None:
     with pytest.raises(ConfigError):

@@ -15,6 +15,9 @@ from click.testing import CliRunner, Result
 from gateway import app
 from gateway.cli.queue import queue
 from gateway.infra.datadir import DataDirectoryInUse
+from gateway.queue.database import prepare
+from gateway.queue.disk import DatabaseError, Disk
+from gateway.queue.manager import NewerSchema
 from tests.unit.ops import kit
 from tests.unit.ops.queues import DISK_FULL, Daemon, MemoryQueue, view
 
@@ -221,3 +224,53 @@ def test_a_data_directory_of_another_user_is_told(place: Place, monkeypatch: pyt
     result = place.run("list")
     assert result.exit_code == 1
     assert "as the user of the daemon" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (NewerSchema("0.sqlite has schema 2, this program knows 1"), "use the command of the program that wrote the queue"),
+        (DatabaseError("disk I/O error"), "cannot be used: disk I/O error"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+    ids=["newer", "database", "disk"],
+)
+def test_a_queue_that_cannot_be_opened_is_told_without_a_traceback(
+    place: Place, monkeypatch: pytest.MonkeyPatch, fault: Exception, told: str
+) -> None:
+    offline(place, monkeypatch, fault)
+    result = place.run("list")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("Error: ")
+    assert told in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["list", "--json"], ["list"], ["show", FIRST], ["hold", "--all"]])
+def test_no_command_makes_a_data_directory(place: Place, arguments: list[str]) -> None:
+    """As root it would make one that the daemon's user cannot use."""
+    result = place.run(*arguments)
+    assert result.exit_code == (0 if arguments[0] == "list" else 1)
+    assert "no such directory" in result.stderr
+    assert "--json" not in arguments or json.loads(result.stdout) == []
+    assert not place.data_dir.exists()
+
+
+@pytest.mark.parametrize("folder", ["", "queue"])
+def test_no_command_makes_anything_where_no_queue_is(place: Place, folder: str) -> None:
+    (place.data_dir / folder).mkdir(parents=True)
+    before = sorted(place.data_dir.rglob("*"))
+    assert json.loads(place.run("list", "--json").stdout) == []
+    assert sorted(place.data_dir.rglob("*")) == before
+
+
+def test_a_schema_of_the_future_is_told_of_the_real_queue(place: Place) -> None:
+    (place.data_dir / "queue").mkdir(parents=True)
+    path = place.data_dir / "queue" / "0.sqlite"
+    prepare(path, Disk(), 0.0)
+    connection = Disk().connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    result = place.run("list")
+    assert result.exit_code == 1
+    assert "has schema 99" in result.stderr

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from gateway.auth.dkim_sign import SigningKey, sign
+from gateway.cli import verify as under_test
+from gateway.infra.dns import DnsOptions, DnsResolver
 from tests.support.dnsserver import DnsServer
 
 MESSAGE = b"From: a@signed.example\r\nTo: x@dest.example\r\nSubject: hello\r\n\r\nGood day.\r\n"
@@ -146,6 +148,115 @@ async def test_nothing_that_stands_on_a_line_ends_the_batch(tmp_path: Path) -> N
     assert answers[5]["result"] == "bad"
     assert answers[9]["error"] == "check 'dmarc' is not supported"
     assert answers[10]["error"] == "check 'arc' is not supported"
+
+
+async def test_an_id_that_json_cannot_write_costs_its_line_only() -> None:
+    """What goes out must be read by any JSON parser: no NaN, no Infinity."""
+    answers = await batch(
+        b'{"id":NaN,"check":"address","path":"<a@b.example>"}',
+        b'{"id":1e999,"check":"address","path":"<a@b.example>"}',
+        b'{"id":"\\ud800","check":"address","path":"<a@b.example>"}',
+        b'{"id":null,"check":"address","path":"<a@b.example>","other":NaN}',
+        b'{"id":4,"check":"address","path":"<a@b.example>","other":[null]}',
+    )
+    assert [each.get("id") for each in answers] == [None, None, "\ud800", None, 4]
+    assert ["error" in each for each in answers] == [True, True, False, True, False]
+
+
+async def test_null_is_no_value(dns: DnsServer) -> None:
+    answers = await batch(
+        {"id": 1, "check": "spf", "ip": "192.0.2.7", "helo": "h.example", "sender": None},
+        {"id": 2, "check": "spf", "ip": "192.0.2.1", "helo": None, "sender": "a@b.example"},
+        {"id": 3, "check": "spf", "ip": "192.0.2.7", "helo": "", "sender": ""},
+        {"id": 4, "check": "spf", "ip": "192.0.2.7", "helo": None},
+        {"id": 5, "check": "spf", "ip": None, "helo": "h.example", "sender": ""},
+        {"id": 6, "check": "address", "path": None},
+        {"id": 7, "check": None},
+        dns=dns.address,
+    )
+    assert [each.get("result") for each in answers] == ["pass", "pass", "none", None, None, None, None]
+    assert [each.get("error") for each in answers[3:]] == [
+        "neither helo nor sender is given",
+        "ip is missing",
+        "path is missing",
+        "check is missing",
+    ]
+
+
+async def test_each_line_asks_the_dns_afresh(dns: DnsServer) -> None:
+    """A test suite changes its zone between two cases of one batch."""
+    process = await start("batch", "--dns", dns.address)
+    assert process.stdin
+    assert process.stdout
+    results = []
+    for record in ("v=spf1 +all", "v=spf1 -all", None):
+        dns.remove("b.example", "TXT")
+        if record:
+            dns.add("b.example", "TXT", record)
+        process.stdin.write(b'{"id":1,"check":"spf","ip":"192.0.2.1","helo":"h.example","sender":"a@b.example"}\n')
+        results.append(json.loads(await process.stdout.readline())["result"])
+    process.stdin.close()
+    assert results == ["pass", "fail", "none"]
+    assert await process.wait() == 0
+
+
+async def test_a_dead_name_holds_a_line_no_longer_than_the_timeout(monkeypatch: pytest.MonkeyPatch, dns: DnsServer) -> None:
+    seen: list[DnsOptions] = []
+
+    class Recorder(DnsResolver):
+        def __init__(self, options: DnsOptions) -> None:
+            seen.append(options)
+            super().__init__(options)
+
+    monkeypatch.setattr("gateway.infra.dns.DnsResolver", Recorder)
+    async with under_test._checker(dns.address, None), under_test._checker(dns.address, None, 0.2) as checker:
+        dns.fail("dead.example", None, "TIMEOUT")
+        answer = await checker.answer({"check": "spf", "ip": "192.0.2.1", "helo": "h", "sender": "a@dead.example"})
+    assert answer["result"] == "temperror"
+    assert dns.queries == [("dead.example", "TXT")] * 2  # a datagram may be lost
+    assert [(each.timeout, each.lifetime) for each in seen] == [(2.0, 4.0), (0.1, 0.2)]
+    assert (await run("batch", "--timeout", "0"))[0] == 2
+    assert (await run("batch", "--timeout", "nan"))[0] == 2
+
+
+async def test_explanation_is_the_text_of_the_zone(dns: DnsServer) -> None:
+    dns.add("e.example", "TXT", "v=spf1 -all exp=why.e.example")
+    dns.add("why.e.example", "TXT", "%{i} may not send for %{d}")
+    dns.add("f.example", "TXT", "v=spf1 -all exp=nowhere.example")
+    asked = {"check": "spf", "ip": "192.0.2.9", "helo": "h.example"}
+    first, second = await batch(asked | {"sender": "a@e.example"}, asked | {"sender": "a@f.example"}, dns=dns.address)
+    assert first == {"result": "fail", "explanation": "192.0.2.9 may not send for e.example", "lookups": 0}
+    assert second == {"result": "fail", "explanation": "", "lookups": 0}
+
+
+async def test_the_command_of_the_program_answers_a_mixed_batch(dns: DnsServer, tmp_path: Path) -> None:
+    """`gateway verify batch` as it is installed: every check, and lines that are none, in one run."""
+    key = SigningKey.generate("signed.example", "s1")
+    dns.add(key.record_name, "TXT", key.record)
+    (tmp_path / "m.eml").write_bytes(sign(MESSAGE, key) + MESSAGE)
+    lines = [
+        b'{"id":1,"check":"spf","ip":"192.0.2.1","helo":"h.example","sender":"a@b.example"}',
+        b"no JSON",
+        json.dumps({"id": 2, "check": "dkim", "file": str(tmp_path / "m.eml")}).encode(),
+        b"",
+        b'{"id":3,"check":"address","path":"<a@b.example>"}\r',
+        b'{"id":4,"check":"spf","ip":"192.0.2.300","helo":"h.example","sender":"a@b.example"}',
+        b'\xff{"id":5}',
+        b'{"id":6,"check":"dkim","file":["m.eml"]}',
+        b'{"id":7,"check":"address","path":"a@b.example"}',
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "verify", "batch", "--dns", dns.address),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate(b"\n".join(lines) + b"\n")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert process.returncode == 0
+    assert [each.get("id") for each in answers] == [1, None, 2, None, 3, 4, None, 6, 7]
+    assert [at for at, each in enumerate(answers) if "error" in each] == [1, 3, 5, 6, 7]
+    assert (answers[0]["result"], answers[4]["result"], answers[8]["result"]) == ("pass", "ok", "bad")
+    assert [each["result"] for each in answers[2]["signatures"]] == ["pass"]
 
 
 async def test_each_answer_comes_before_the_next_question() -> None:

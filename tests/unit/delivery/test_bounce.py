@@ -4,6 +4,7 @@
 import pytest
 
 from gateway.delivery.bounce import DsnBouncer
+from gateway.mail import message
 from gateway.mail.envelope import BodyType
 from gateway.mail.job import Due, Failed, Job, make_queue_id
 from gateway.mail.message import Message
@@ -87,3 +88,48 @@ def test_the_failure_is_dated_and_the_id_is_of_now() -> None:
     notice = bounce(job("bob@dest.example"))
     assert notice is not None
     assert notice.id[:10] == make_queue_id(int(NOW * 1e6), 0)[:10]
+
+
+@pytest.fixture
+def _no_splitting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def split(_: bytes) -> None:
+        raise AssertionError("the header is split into its fields")
+
+    monkeypatch.setattr(message, "parse_fields", split)
+
+
+@pytest.mark.usefixtures("_no_splitting")
+def test_a_header_of_very_many_fields_is_not_split_and_comes_back_in_part() -> None:
+    """A bounce is made on the loop: a megabyte of fields must not stop everybody else for a second."""
+    content = b"Message-ID: <m@x.example>\r\n" + b"a:\r\n" * 250_000 + b"Subject: late\r\n" + CONTENT
+    notice = bounce(job("bob@dest.example"), content)
+    assert notice is not None
+    assert b"\r\nIn-Reply-To: <m@x.example>\r\n" in notice.message.header
+    assert 60_000 < notice.message.size < 70_000
+
+
+@pytest.mark.usefixtures("_no_splitting")
+def test_automatic_mail_is_known_behind_very_many_fields() -> None:
+    content = b"a:\r\n" * 200_000 + b"auto-SUBMITTED :\r\n auto-\r\n\treplied\r\n" + CONTENT
+    assert bounce(job("bob@dest.example"), content) is None
+
+
+def test_a_word_in_another_field_does_not_make_mail_automatic() -> None:
+    content = b"X: a\r\n Auto-Submitted: auto-replied\r\nX-Auto-Submitted: auto-replied\r\n" + CONTENT
+    assert bounce(job("bob@dest.example"), content) is not None
+
+
+def test_mail_that_says_it_very_often_is_not_answered() -> None:
+    assert bounce(job("bob@dest.example"), b"Auto-Submitted: no\r\n" * 10_000 + CONTENT) is None
+
+
+def test_a_reload_changes_the_name_and_what_is_returned() -> None:
+    bouncer = DsnBouncer("old.example.test", returned_message=50_000)
+    one = job("bob@dest.example")
+    bouncer.reload("new.example.test", 0)
+    notice = bouncer.compose(one, Message.parse(CONTENT), [(due, FAILED) for due in one.recipients], NOW)
+    assert notice is not None
+    wire = notice.message.read()
+    assert b"MAILER-DAEMON@new.example.test" in wire
+    assert b"old.example.test" not in wire
+    assert b"Hello\r\n" not in wire

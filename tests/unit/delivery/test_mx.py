@@ -261,3 +261,32 @@ async def test_localhost_needs_no_dns() -> None:
 @pytest.mark.parametrize("zone", [{}, {"relay.example": "SERVFAIL"}, {"relay.example": {"TXT": ["x"]}}])
 async def test_a_route_host_without_address_is_our_mistake_and_mail_waits(zone: Zone) -> None:
     assert await refusal(zone, "relay.example:25", "smtp") is reply.DNS_FAILED
+
+
+# --- IPv4 within IPv6
+
+INSIDE = ["::ffff:10.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2002:a00:1:2::3", "2002:c0a8:1::1"]
+
+
+@pytest.mark.parametrize("address", [*INSIDE, "ff02::1", "64:ff9b::224.0.0.1", "2002:e000:1::"])
+async def test_a_forbidden_ipv4_address_within_an_ipv6_one_is_forbidden_too(address: str) -> None:
+    """NAT64 and 6to4 would carry it there."""
+    zone = {"dest.example": {"MX": ["10 mx.dest.example"]}, "mx.dest.example": {"AAAA": [address]}}
+    assert await refusal(zone) is reply.FORBIDDEN_HOST
+    assert await refusal({}, f"[IPv6:{address}]") is reply.FORBIDDEN_HOST
+
+
+@pytest.mark.parametrize("address", ["64:ff9b::192.0.2.1", "2002:c000:201::1", "64:ff9a::10.0.0.1", "2003:7f00:1::"])
+async def test_other_addresses_of_these_kinds_may_be_used(address: str) -> None:
+    (host,) = await find({"dest.example": {"AAAA": [address]}})
+    assert host.ip == ip_address(address)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.1", "0.255.255.255", "224.0.0.1", "239.1.2.3"])
+async def test_addresses_that_no_host_has_are_refused_whatever_the_configuration_says(address: str) -> None:
+    assert await refusal({"dest.example": {"A": [address]}}, forbidden=[]) is reply.FORBIDDEN_HOST
+
+
+@pytest.mark.parametrize("address", ["::", "ff02::1", "::ffff:0.0.0.1", "64:ff9b::0.0.0.1", "2002::1"])
+async def test_nor_as_ipv6(address: str) -> None:
+    assert await refusal({"dest.example": {"AAAA": [address]}}, forbidden=[]) is reply.FORBIDDEN_HOST

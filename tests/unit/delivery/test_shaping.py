@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lanes, rests and shared fates, as arithmetic."""
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.delivery import shaping
@@ -159,3 +161,20 @@ def test_quiet_sites_are_forgotten_when_there_are_many(monkeypatch: pytest.Monke
         shapes.site(NextHop(kind="mx", target=f"d{number}.example"))
     assert len(list(shapes)) <= 11
     assert shapes.site(HOP) is busy
+
+
+@pytest.mark.parametrize(
+    "other", [OK, Failed(reply=Reply(550, "no"), remote=True), Deferred(reply=Reply(452, "full"), remote=True)]
+)
+@pytest.mark.parametrize("turn", [1, -1], ids=["first", "last"])
+def test_an_outcome_that_a_host_gave_is_never_thrown_away_because_it_went_down_for_the_rest(other: Outcome, turn: int) -> None:
+    """Put back unsettled, the share would be sent again to those who have it."""
+    shapes, site = site_with(2, FakeClock())
+    advice = shapes.report(site, share(), 1000.0, [DOWN, other][::turn])
+    assert (advice.again, advice.fate) == (False, None)
+    assert shapes.resting(site) is None
+
+
+def test_an_attempt_that_may_have_delivered_is_settled() -> None:
+    shapes, site = site_with(2, FakeClock())
+    assert not shapes.report(site, share(), 1000.0, [replace(DOWN, ambiguous=True)]).again

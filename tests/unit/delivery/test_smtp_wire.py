@@ -2,13 +2,15 @@
 """Replies off the wire: any chunking gives the same answers, and what is no reply ends the session."""
 
 import asyncio
+import re
 from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.delivery.smtp_wire import REPLY_MAX, Answer, SessionFault, Wire
+from gateway.delivery import smtp_wire
+from gateway.delivery.smtp_wire import LINES_MAX, REPLY_MAX, Answer, SessionFault, Wire
 from gateway.mail import reply
 
 
@@ -161,3 +163,51 @@ async def test_flooding_does_not_fill_memory() -> None:
     wire.data_received(b"250 x\r\n" * 100_000)
     assert transport.aborted
     assert len(cast("list[Answer]", wire._answers)) == 1
+
+
+async def test_a_reply_octet_by_octet_is_not_read_again_from_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else 32 KiB of short lines cost a minute of CPU."""
+
+    class Counting:
+        looked_at = 0
+
+        def fullmatch(self, line: bytes) -> "re.Match[bytes] | None":
+            self.looked_at += 1
+            return plain.fullmatch(line)
+
+    plain, counting = smtp_wire._LINE, Counting()
+    monkeypatch.setattr(smtp_wire, "_LINE", counting)
+    wire, _ = make()
+    for octet in b"250-\r\n" * 400 + b"250 end\r\n":
+        wire.data_received(bytes([octet]))
+    assert await answers(wire, 1) == [Answer(250, "\n" * 400 + "end")]
+    assert counting.looked_at == 401
+    assert wire.idle_and_good
+
+
+async def test_a_reply_has_so_many_lines_and_no_more() -> None:
+    wire, transport = make(2)
+    wire.data_received(b"250-\r\n" * (LINES_MAX - 1) + b"250 x\r\n")
+    await answers(wire, 1)
+    assert not transport.aborted
+    wire.data_received(b"250-\r\n" * LINES_MAX + b"250 x\r\n")
+    assert transport.aborted
+    with pytest.raises(SessionFault, match="longer than"):
+        await wire.answer("ehlo", 1.0)
+
+
+async def test_a_reply_that_is_too_long_is_refused_though_it_comes_whole() -> None:
+    wire, transport = make()
+    wire.data_received(b"250-" + b"x" * REPLY_MAX + b"\r\n250 y\r\n")
+    assert transport.aborted
+
+
+async def test_a_line_from_before_tls_does_not_become_part_of_a_reply_after_it() -> None:
+    """RFC 3207 §4.2; aiosmtplib empties the buffer between the reply to STARTTLS and the handshake."""
+    wire, _ = make()
+    wire.data_received(b"220 go ahead\r\n250-injected\r\n250-half")
+    assert (await wire.read_response(1.0)).code == 220
+    del wire._buffer[:]
+    wire.owe(1)
+    wire.data_received(b"250 ok\r\n")
+    assert await answers(wire, 1) == [Answer(250, "ok")]

@@ -261,3 +261,38 @@ async def test_jobs_that_come_just_as_we_stop_are_given_back() -> None:
     await setup.deliverer.stop(0)
     await task
     assert late.released == [job("a@b.example").id]
+
+
+@pytest.mark.parametrize("where", ["claim", "release"])
+async def test_a_fault_of_the_queue_just_as_we_stop_does_not_keep_us_from_stopping(where: str) -> None:
+    class Broken(FakeWork):
+        """Answers the cancellation of a claim with a fault, then or when the job is given back."""
+
+        async def claim(self, limit: int) -> Sequence[Job]:
+            claiming.set()
+            try:
+                return await FakeWork.claim(self, limit)
+            except asyncio.CancelledError:
+                if tried:
+                    raise
+                if where == "claim":
+                    tried.append("claim")
+                    raise OSError("disk") from None
+                return [job("a@b.example", number=1), job("a@b.example", number=2)]
+
+        async def release(self, one: Job) -> None:
+            tried.append(one.id)
+            raise OSError("disk")
+
+    claiming, tried = asyncio.Event(), list[str]()  # what was tried and failed
+    setup = Setup(Scripted())
+    setup.deliverer._work = Broken()
+    task = asyncio.create_task(setup.deliverer.run())
+    await claiming.wait()
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(setup.deliverer.stop(0))
+    done, _ = await asyncio.wait({stopping, task}, timeout=20)
+    setup.deliverer._stopped.set()  # else a failure of this test would hang what tidies up behind it
+    assert done == {stopping, task}
+    assert all("OSError: disk" in detail for detail in setup.troubles)
+    assert len(setup.troubles) == len(tried) == (1 if where == "claim" else 2)  # each job is given back for itself

@@ -6,6 +6,7 @@ import tracemalloc
 import pytest
 
 from gateway.edge.content import ContentLimits, ContentReader, Fault
+from gateway.mail.message import parse_fields
 
 WIDE = ContentLimits(size=0, line=0, header=1 << 20)
 
@@ -147,3 +148,25 @@ def test_dropping_keeps_the_count_but_not_the_octets() -> None:
     assert reader.take() == b""
     assert reader.size == len(b"A: 1\r\n\r\nbodymore\r\n")
     assert reader.fault is None
+
+
+@pytest.mark.parametrize(
+    ("header", "fields"),
+    [
+        (b"a\r\n", 1),
+        (b"a: b\r\n" * 5, 5),
+        (b"a: b\r\n c\r\n\td\r\ne: f\r\n", 2),
+        (b" a\r\n b\r\n", 1),
+        (b"x\r\n" * 7, 7),
+    ],
+)
+@pytest.mark.parametrize("end", [b"\r\nbody\r\n.\r\n", b".\r\n"])
+def test_a_header_of_too_many_fields_is_refused(header: bytes, fields: int, end: bytes) -> None:
+    """A header bomb: what comes after us takes the header apart, field by field."""
+
+    def fault(most: int) -> Fault | None:
+        return read(header + end, ContentLimits(size=0, line=0, header=1024, fields=most)).fault
+
+    assert len(list(parse_fields(header))) == fields
+    assert fault(fields) is None
+    assert fault(fields - 1) is (Fault.HEADER_TOO_BIG if fields > 1 else None), "0 is no limit"

@@ -3,7 +3,9 @@
 
 import asyncio
 import contextlib
+import gc
 import importlib
+import weakref
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -45,6 +47,26 @@ def test_a_drain_tells_idle_sessions_and_lets_transactions_finish(loop: str, tmp
             assert {event.reason for event in place.events.of(Disconnected)} == {"shutdown"}
 
     run(loop, main())
+
+
+def test_a_session_that_has_ended_is_freed_without_the_collector(tmp_path: Path) -> None:
+    """The collector runs seldom in the daemon; garbage that waits for it would be some megabytes at any time."""
+
+    async def main() -> None:
+        async with running(tmp_path) as place:
+            reader, writer = await place.connect()
+            await next_reply(reader)
+            session = weakref.ref(*place.edge._desk.sessions)
+            gc.disable()
+            try:
+                writer.write(b"QUIT\r\n")
+                await reader.read()
+                writer.close()
+                await until(lambda: session() is None)
+            finally:
+                gc.enable()
+
+    run("uvloop", main())
 
 
 @pytest.mark.parametrize("loop", LOOPS)

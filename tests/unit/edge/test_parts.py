@@ -124,12 +124,15 @@ def test_no_limits_are_none_and_nothing_is_remembered_of_the_gone() -> None:
         (("192.0.2.1", 9), "192.0.2.1", 9),
         (("::ffff:192.0.2.1", 9, 0, 0), "192.0.2.1", 9),
         (("fe80::1%eth0", 9, 0, 2), "fe80::1", 9),
-        ("", "127.0.0.1", 0),
-        (None, "127.0.0.1", 0),
     ],
 )
 def test_the_other_end(name: object, ip: str, port: int) -> None:
     assert peer(name) == (ip_address(ip), port)
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_who_has_no_name_is_not_on_this_machine(name: object) -> None:
+    assert peer(name) is None
 
 
 async def test_the_watchdog_bites_once_at_the_last_deadline() -> None:

@@ -96,6 +96,7 @@ def test_what_earlier_phases_found_is_there_for_each_message_but_not_shared(tmp_
         (LimitsOptions(message_size=10), CONTENT, "content.too_big"),
         (LimitsOptions(), b"bare\n\r\n.\r\n", "content.bare_line_end"),
         (LimitsOptions(line_length=5), CONTENT, "content.line_too_long"),
+        (LimitsOptions(header_fields=3), b"a:\r\n" * 4 + CONTENT, "content.header_too_big"),
     ],
 )
 def test_a_message_refused_for_its_form_is_told_too(limits: LimitsOptions, content: bytes, rule: str, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from gateway.edge.connection import COMMANDS_HIGH, CONTENT_HIGH
 from gateway.edge.options import LimitsOptions
 from gateway.edge.session import SmtpSession
 from gateway.edge.spool import SpoolFile
-from gateway.mail.events import Disconnected
-from gateway.mail.verdict import Phase
+from gateway.mail import reply
+from gateway.mail.envelope import Transaction
+from gateway.mail.events import Disconnected, Rejected
+from gateway.mail.verdict import ACCEPT, Action, Phase, Verdict
 from tests.support.edges import CONTENT, GREET, LOOPS, MAIL, in_data, next_reply, reset, run, running, until
 from tests.support.fakes import FakePolicy
 
@@ -213,3 +215,66 @@ def test_the_last_reply_is_heard_though_the_client_goes_on_sending(loop: str, tm
             writer.close()
 
     run(loop, main())
+
+
+async def hear_out(reader: asyncio.StreamReader, said: bytes, writer: asyncio.StreamWriter) -> list[bytes]:
+    """Say much, and listen meanwhile until the server closes: the first words of all replies."""
+    writer.write(said)
+    heard = await reader.read()
+    writer.close()
+    return [line[:9] for line in heard.splitlines()]
+
+
+@pytest.mark.parametrize("recipients", [0, 1, 1000, 1500])
+def test_recipients_that_are_deferred_for_ever_end_the_connection(recipients: int, tmp_path: Path) -> None:
+    """Deferrals are no errors, but each is an event: a client must not make hundreds of thousands of them."""
+
+    async def main() -> None:
+        policy = FakePolicy({Phase.RCPT: Verdict(Action.DEFER, reply.SPF_TEMPERROR)})
+        async with running(tmp_path, policy=policy, limits=LimitsOptions(recipients=recipients)) as place:
+            most = max(1000, recipients)
+            reader, writer = await place.connect()
+            said = GREET + b"MAIL FROM:<a@b.example>\r\n" + b"RCPT TO:<c@dest.example>\r\n" * (most + 500)
+            heard = await hear_out(reader, said, writer)
+            assert heard.count(b"451 4.7.2") == most
+            assert heard[-1] == b"421 4.7.0"
+            await until(lambda: place.events.of(Disconnected))
+            assert place.events.of(Disconnected)[0].reason == "recipients"
+            assert len(place.events.of(Rejected)) == most + 1
+
+    run("asyncio", main())
+
+
+def test_refused_recipients_are_bounded_over_transactions_and_without_a_limit_of_errors(tmp_path: Path) -> None:
+    """RSET and a new MAIL must not begin a new count."""
+
+    async def main() -> None:
+        policy = FakePolicy({Phase.RCPT: Verdict(Action.REJECT, reply.NO_SUCH_USER)})
+        async with running(tmp_path, policy=policy, limits=LimitsOptions(errors=0)) as place:
+            reader, writer = await place.connect()
+            transaction = b"MAIL FROM:<a@b.example>\r\n" + b"RCPT TO:<c@dest.example>\r\n" * 100 + b"RSET\r\n"
+            heard = await hear_out(reader, GREET + transaction * 15, writer)
+            assert heard.count(b"550 5.1.1") == 1000
+            assert heard[-1] == b"421 4.7.0"
+
+    run("asyncio", main())
+
+
+def test_a_mailing_whose_recipients_are_deferred_but_one_is_taken(tmp_path: Path) -> None:
+    """999 that are greylisted, one that is not, and 2000 beyond the limit of recipients: an honest client gets its 250."""
+
+    async def main() -> None:
+        def greylist(tx: Transaction) -> Verdict:
+            assert tx.candidate is not None
+            return ACCEPT if tx.candidate.address.local == "c" else Verdict(Action.DEFER, reply.FILTER_FAULT)
+
+        async with running(tmp_path, policy=FakePolicy({Phase.RCPT: greylist})) as place:
+            reader, writer = await place.connect()
+            deferred, taken = b"RCPT TO:<d@dest.example>\r\n", b"RCPT TO:<c@dest.example>\r\n"
+            said = GREET + b"MAIL FROM:<a@b.example>\r\n" + deferred * 999 + taken * 3000 + b"DATA\r\n" + CONTENT + b"QUIT\r\n"
+            heard = await hear_out(reader, said, writer)
+            assert (heard.count(b"451 4.3.0"), heard.count(b"452 4.5.3")) == (999, 2000)
+            assert heard[-2:] == [b"250 2.0.0", b"221 2.0.0"]
+            assert len(place.intake.stored[0].tx.recipients) == 1000
+
+    run("asyncio", main())

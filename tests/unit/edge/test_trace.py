@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trace fields: one Received, one Authentication-Results, nothing forged, nothing injected."""
 
+import threading
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import permutations
+from pathlib import Path
 
 import pytest
 
-from gateway.edge.trace import received, stamp
+from gateway.auth.authres import claims
+from gateway.edge import session
+from gateway.edge.trace import LARGE_HEADER, received, stamp, without_forgeries
 from gateway.mail.address import Address
 from gateway.mail.envelope import Client, Recipient, Tls, Transaction
 from gateway.mail.job import QueueId
 from gateway.mail.message import Message, parse_fields
 from gateway.mail.verdict import AuthResult
+from tests.support.edges import CONTENT, GREET, MAIL, run, running
 
 NOW = 1_700_000_000.9
 CLIENT = Client(
@@ -105,3 +111,49 @@ def test_stamping_nothing_is_a_mistake() -> None:
     tx.message = None
     with pytest.raises(ValueError, match="no message"):
         stamp(tx, "mx.example.test", NOW)
+
+
+PIECES = (
+    b"Authentication-Results: mx.example.test; spf=pass\r\n",
+    b"authentication-results\t :\r\n\t(x) mx.example.test;\r\n dkim=pass\r\n",
+    b"AUTHENTICATION-RESULTS:\r\n",
+    b"Authentication-Results: other.example; spf=pass\r\n",
+    b"Authentication-Results mx.example.test\r\n",
+    b"X-Authentication-Results: mx.example.test; spf=pass\r\n",
+    b" Authentication-Results: mx.example.test; folded\r\n",
+    b"A: \xc4\x80\r\n",
+)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(len(PIECES)), 3)))
+def test_searching_for_forgeries_finds_what_splitting_would(order: tuple[int, ...]) -> None:
+    header = b"".join(PIECES[at] for at in order)
+    message = Message(b"", header, b"\r\n")
+    split = message.without_fields(
+        lambda field: field.name.lower() == b"authentication-results" and claims(field.value, "mx.example.test")
+    )
+    assert without_forgeries(message, "mx.example.test").header == split.header
+
+
+def test_a_header_bomb_is_not_taken_apart_for_forgeries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """250,000 fields took most of a second, in which no other session got on."""
+    monkeypatch.setattr(Message, "fields", property(lambda self: pytest.fail("the header was split")))
+    forged = b"Authentication-Results: mx.example.test; spf=pass\r\n"
+    message = Message(b"", b"a:\r\n" * 125_000 + forged + b"a:\r\n" * 125_000, b"\r\n")
+    assert without_forgeries(message, "mx.example.test").header == b"a:\r\n" * 250_000
+
+
+@pytest.mark.parametrize(("octets", "in_thread"), [(1000, False), (LARGE_HEADER, True)])
+def test_only_a_large_header_is_stamped_in_a_thread(
+    octets: int, in_thread: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        threads = []
+        monkeypatch.setattr(session, "stamp", lambda *told: threads.append(threading.current_thread()) or stamp(*told))
+        async with running(tmp_path) as place:
+            header = b"A: 345678\r\n" * (octets // 11 + 1)
+            assert b"queued as" in await place.talk(GREET, MAIL, header + CONTENT, b"QUIT\r\n")
+            assert place.intake.stored[0].message.trace.startswith(b"Received: ")
+            assert [thread is not threading.current_thread() for thread in threads] == [in_thread]
+
+    run("asyncio", main())

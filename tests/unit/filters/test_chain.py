@@ -96,7 +96,10 @@ async def test_shadow_symbols_of_an_earlier_phase_do_not_count_either():
     ],
 )
 async def test_scores_add_up_over_filters(scores: tuple[float, ...], action: Action, rule: str):
-    made = bench(*(Puppet(says(Action.ACCEPT, Symbol(f"S{at}", score)), name=f"f{at}") for at, score in enumerate(scores)))
+    made = bench(
+        *(Puppet(says(Action.ACCEPT, Symbol(f"S{at}", score)), name=f"f{at}") for at, score in enumerate(scores)),
+        hold_score=8.0,
+    )
     verdict = await made.decide()
     assert (verdict.action, verdict.rule) == (action, rule)
     assert verdict.reply == (reply.SPAM if action is Action.REJECT else None)
@@ -107,6 +110,7 @@ async def test_scores_add_up_over_phases():
     made = bench(
         Puppet(says(Action.ACCEPT, Symbol("EARLY", 4.0)), phases=(Phase.MAIL,)),
         Puppet(says(Action.ACCEPT, Symbol("LATE", 4.0)), name="late"),
+        hold_score=8.0,
     )
     tx = transaction()
     assert (await made.decide(tx, Phase.MAIL)).action is Action.ACCEPT

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.filters import heuristics
-from gateway.filters.headers import HeadersFilter, HeadersOptions
+from gateway.filters.headers import LARGE_HEADER, HeadersFilter, HeadersOptions
 from gateway.filters.heuristics import GTUBE, count_hops, examine, scan
 from gateway.mail import reply
 from gateway.mail.message import FileBody, Message
@@ -84,6 +84,18 @@ async def test_gtube_is_refused_from_everyone(content: bytes, trusted: bool):
         "headers.gtube",
         ["GTUBE"],
     )
+
+
+async def test_a_large_header_is_searched_for_gtube_in_a_thread(monkeypatch: pytest.MonkeyPatch):
+    """The name of a test string is no reason to take a header bomb apart while all sessions wait."""
+    threads: list[threading.Thread] = []
+    values = Message.values
+    monkeypatch.setattr(Message, "values", lambda *told: threads.append(threading.current_thread()) or values(*told))
+    bomb = b"a:\r\n" * (LARGE_HEADER // 4) + b"X-Test: " + GTUBE + b"\r\n"
+    assert (await look(bomb + CONTENT, trusted=True)).action is Action.ACCEPT
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
+    assert (await look(bomb + CONTENT.replace(b"Lunch", GTUBE))).reply == reply.SPAM
 
 
 @pytest.mark.parametrize("content", [CONTENT + GTUBE[:-1], CONTENT.replace(b"Lunch", b"Lunch\r\nX-Test: " + GTUBE)])

@@ -186,6 +186,12 @@ async def test_dns_without_an_answer(on_temperror: str, action: Action, why: Rep
     assert names(await session.data()) == ["SPF_TEMPERROR"]
 
 
+async def test_a_trusted_client_does_not_wait_for_the_dns():
+    session = Session("a@temp.example", trusted=True)
+    assert (await session.rcpt("bob@dest.example")).action is Action.ACCEPT
+    assert names(await session.data()) == ["SPF_TEMPERROR"]
+
+
 async def test_a_trusted_client_is_asked_about_only_where_it_brings_mail_in():
     """The house's own hosts send to elsewhere for every domain."""
     session = Session("a@fail.example", trusted=True)

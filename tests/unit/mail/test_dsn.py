@@ -176,6 +176,24 @@ def test_a_huge_header_is_cut_at_a_line() -> None:
     assert returned.endswith(b"x\r\n")
 
 
+def test_a_huge_header_is_cut_between_fields() -> None:
+    field = b"X: " + b"x" * 60 + (b"\r\n " + b"y" * 60) * 300 + b"\r\n"
+    returned = parts(parsed(original=Message(b"", field * 10, b"\r\n")))[2].get_payload(decode=True)
+    assert returned == field * (HEADER_MAX // len(field))
+
+
+def test_a_field_that_alone_is_too_long_is_cut_at_a_line() -> None:
+    field = b"X:" + (b"\r\n " + b"y" * 60) * 2000 + b"\r\n"
+    returned = parts(parsed(original=Message(b"", field, b"\r\n")))[2].get_payload(decode=True)
+    assert HEADER_MAX - 70 < len(returned) <= HEADER_MAX
+    assert returned.endswith(b"y\r\n")
+
+
+def test_of_a_header_that_is_one_line_nothing_comes_back() -> None:
+    returned = parts(parsed(original=Message(b"", b"X: " + b"x" * HEADER_MAX + b"\r\n", b"\r\n")))[2]
+    assert returned.get_payload(decode=True) == b""
+
+
 # --- internationalised
 
 

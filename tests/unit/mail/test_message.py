@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.mail.message import Field, FileBody, Message, header_end, parse_fields
+from gateway.mail.message import Field, FileBody, Message, find_values, header_end, parse_fields
 
 PIECES = [b"\r\n", b"\r\n\r\n", b" ", b"\t", b":", b"From", b"X: y", b"\r", b"\n", b"\xe9\x00", b"a"]
 contents = st.binary(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=20).map(b"".join)
@@ -156,3 +156,13 @@ def test_8_bit_is_seen_in_every_part() -> None:
     assert not Message(b"T: t\r\n", b"A: b\r\n", b"\r\nc").is_8bit
     for parts in ((b"T: \xe9\r\n", b"", b""), (b"", b"A: \xe9\r\n", b""), (b"", b"", b"\r\n\xe9")):
         assert Message(*parts).is_8bit
+
+
+@given(st.lists(st.sampled_from([*PIECES, b"X", b"x :", b"\r\nx: "]), max_size=30).map(b"".join), st.integers(1, 3))
+def test_values_that_are_searched_for_are_those_of_the_fields(header: bytes, most: int) -> None:
+    assert find_values(header, b"X", most) == Message(b"", header, b"").values(b"x")[:most]
+
+
+def test_no_other_field_is_taken_for_the_one_searched_for() -> None:
+    header = b"X-Subject: a\r\nSubject-X: b\r\nsubject c\r\nX: y\r\n Subject: d\r\nSUBJECT\t: e\r\n\t f \r\nSubject: g\r\n"
+    assert find_values(header, b"Subject", 5) == [b"e\t f", b"g"]

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.mail import reply
 from gateway.mail.reply import MailError
+from gateway.queue import store
 from gateway.queue.database import prepare
 from gateway.queue.disk import Connection
 from gateway.queue.store import Request, Store
@@ -69,6 +70,25 @@ async def test_operations_that_wait_share_one_commit(writing: Writing, quick: bo
     assert 1 <= writing.store.work["commits"] <= 2
     assert writing.store.work["operations"] == 51
     assert await writing.numbers() == list(range(1, 51))
+
+
+async def test_under_load_the_next_sync_waits_for_more(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "GATHER", 0.5)
+    await asyncio.gather(*(writing.put(n) for n in range(store.CROWD)))
+    later = []
+    for n in range(store.CROWD, store.CROWD + 3):
+        later.append(writing.put(n))
+        for _ in range(5):  # turns of the loop in which a flight would go
+            await asyncio.sleep(0)
+    await asyncio.gather(*later)
+    assert writing.store.work["commits"] == 2
+
+
+async def test_without_load_no_operation_waits(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "GATHER", 3600.0)
+    async with asyncio.timeout(30):
+        for n in range(5):
+            await writing.put(n)
 
 
 @pytest.mark.parametrize("quick", [False, True])
