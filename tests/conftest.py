@@ -12,6 +12,10 @@ import pytest
 PACKAGES = {"postfix": "postfix", "smtp-source": "postfix", "smtp-sink": "postfix", "swaks": "swaks", "prlimit": "util-linux"}
 
 
+# Processes that tests start shall not compile the same modules again and again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=10, help="cycles of the kill test (default 10)")
 

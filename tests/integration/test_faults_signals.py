@@ -18,6 +18,8 @@ import pytest
 from tests.support.daemon import Daemon
 from tests.support.world import Wire, World, until
 
+pytestmark = pytest.mark.slow  # starts a daemon for nearly every test: too long for every run
+
 HEAD = (
     b"From: a@origin.example\r\nTo: box@dest.example\r\nDate: Sun, 22 Nov 2026 08:00:00 +0000\r\n"
     b"Message-ID: <odd@origin.example>\r\nSubject: %b\r\n\r\nx\r\n"

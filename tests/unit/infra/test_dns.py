@@ -266,7 +266,7 @@ async def test_each_question_has_its_own_port_and_id() -> None:
     resolver = quick(f"127.0.0.1:{transport.get_extra_info('sockname')[1]}")
     answers = await asyncio.gather(*(resolver.a(f"n{n}.example") for n in range(40)))
     assert all(answer.nxdomain for answer in answers)
-    assert len(seen) == 40
+    assert len(seen) >= 40  # more if a loaded machine made it ask again
     assert len({port for port, _ in seen}) > 30
     assert len({ident for _, ident in seen}) > 30
     await resolver.close()
