@@ -28,9 +28,9 @@ from gateway.process import Signals, run_loop
 from gateway.sockets import bind_admin, bind_listeners
 
 LOCK_PATIENCE = 3.0  # seconds: a daemon that is about to end lets go in time
+ORPHANS_PATIENCE = 20.0  # and so long if its supervisor is dead already: its workers notice, drain for a second, and end
 # What only a restart changes; workers tell of the rest themselves.
 FIXED = ("data_dir", "listener", "admin", "workers")
-ORPHANS_PATIENCE = 20.0  # and so long if its supervisor is dead already: its workers notice, drain for a second, and end
 
 
 def run(path: Path) -> int:

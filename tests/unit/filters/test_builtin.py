@@ -116,12 +116,12 @@ async def test_postmaster_does_not_take_what_would_harm_us(content: bytes, why: 
     assert outcome.verdict.reply == why
 
 
-@pytest.mark.parametrize(("hold_score", "action"), [(8.0, Action.HOLD), (0.0, Action.ACCEPT)])
-async def test_many_small_oddities_hold_the_mail_where_that_is_asked_for(hold_score: float, action: Action):
+@pytest.mark.parametrize(("hold_score", "action", "rule"), [(8.0, Action.HOLD, "score.hold"), (0.0, Action.ACCEPT, "")])
+async def test_many_small_oddities_hold_the_mail_where_that_is_asked_for(hold_score: float, action: Action, rule: str):
     content = b"From: nobody\r\nDate: never\r\nno colon\r\nSubject: BUY BUY BUY NOW NOW\r\n\r\nHello\r\n"
     outcome = await send(b"<bob@dest.example>", content=content, hold_score=hold_score)
     assert outcome.verdict
-    assert outcome.verdict.action is action
+    assert (outcome.verdict.action, outcome.verdict.rule) == (action, rule)
 
 
 async def test_everything_off_is_still_no_open_relay():

@@ -263,10 +263,11 @@ async def test_each_question_has_its_own_port_and_id() -> None:
             self.transport.sendto(data[:2] + b"\x81\x83" + data[4:10] + b"\0\0" + data[12:-11], addr)  # type: ignore[attr-defined]
 
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Note, ("127.0.0.1", 0))
-    resolver = quick(f"127.0.0.1:{transport.get_extra_info('sockname')[1]}")
+    port = transport.get_extra_info("sockname")[1]
+    resolver = DnsResolver(DnsOptions(nameservers=[f"127.0.0.1:{port}"]))  # patient: a slow machine asks nothing twice
     answers = await asyncio.gather(*(resolver.a(f"n{n}.example") for n in range(40)))
     assert all(answer.nxdomain for answer in answers)
-    assert len(seen) >= 40  # more if a loaded machine made it ask again
+    assert len(seen) == 40
     assert len({port for port, _ in seen}) > 30
     assert len({ident for _, ident in seen}) > 30
     await resolver.close()
