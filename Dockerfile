@@ -1,5 +1,7 @@
 # A small image of the daemon: `docker build -t mail-gateway .`
-# docker run -p 25:2525 -p 127.0.0.1:9125:9125 -v gateway:/var/lib/gateway -v ./gateway.toml:/etc/gateway/gateway.toml:ro mail-gateway
+# docker run -p 25:25 -p 127.0.0.1:9125:9125 -v gateway:/var/lib/gateway -v ./gateway.toml:/etc/gateway/gateway.toml:ro mail-gateway
+# In gateway.toml, [admin] address = "0.0.0.0:9125" shows metrics outside of the container. Docker lets any user bind port 25; where
+# that is not so, listen on 2525 and map -p 25:2525.
 FROM python:3.11-slim-bookworm AS build
 COPY pyproject.toml README.md LICENSE /src/
 COPY gateway /src/gateway
@@ -13,7 +15,7 @@ COPY config/gateway.toml /etc/gateway/gateway.toml
 ENV PATH=/opt/gateway/bin:$PATH PYTHONUNBUFFERED=1
 USER gateway
 VOLUME /var/lib/gateway
-EXPOSE 2525 9125
+EXPOSE 25 465 587 9125
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9125/healthz', timeout=4)"]
 ENTRYPOINT ["gateway"]

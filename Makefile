@@ -17,7 +17,7 @@ run: setup
 	$(BIN)/gateway dev
 
 test: setup
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 4 --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .

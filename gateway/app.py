@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Assembly: a configuration becomes a running relay. The only file that names concrete classes of several stages.
+"""Assembly: a configuration becomes a running relay. Only here, and in the two beside it, concrete classes are named.
 
 Promises: started in the order queue, delivery, control, edge, so that mail is taken only when it can be kept; stopped
 in the opposite order. `reload` replaces policy, limits, certificates and routes; what is under way keeps what it began with.
-Not here: processes, sockets, signals (`supervisor.py`, `worker.py`); one judgement without a daemon (`judge.py`).
+Not here: processes, sockets, signals (`supervisor.py`, `worker.py`); judgement (`judge.py`) and commands (`offline.py`)
+without a daemon.
 """
 
 import asyncio
@@ -12,34 +13,36 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 from gateway.config import Config
 from gateway.delivery.bounce import DsnBouncer
 from gateway.delivery.build import transports
-from gateway.delivery.route import Router
+from gateway.delivery.route import Router, all_take_binary
 from gateway.delivery.worker import Deliverer
+from gateway.edge.admission import Admission
 from gateway.edge.listener import Edge, EdgeSettings
-from gateway.edge.options import LimitsOptions, ListenerOptions
+from gateway.edge.options import ListenerOptions, TlsOptions
+from gateway.edge.shedding import Marks
 from gateway.filters.builtin import build
 from gateway.filters.chain import Chain
 from gateway.filters.recipients import RelayRule
-from gateway.infra import descriptors
+from gateway.infra import descriptors, memory
+from gateway.infra.certificates import survey
 from gateway.infra.clock import SystemClock
-from gateway.infra.datadir import DataDirectory
 from gateway.infra.dns import DnsResolver
 from gateway.infra.http import Server
 from gateway.infra.log import JsonLog
 from gateway.infra.metrics import Metrics
-from gateway.infra.tls import server_context
+from gateway.infra.tally import Tally
+from gateway.infra.users import Users
 from gateway.mail.events import Lifecycle, Trouble
 from gateway.mail.reply import MailError
 from gateway.ops.api import control_app, public_app
 from gateway.ops.trace import TraceRecorder
-from gateway.ports import EventSink, Fanout, QueueAdmin, Resolver, Transport
+from gateway.ports import EventSink, Fanout, Resolver, Transport
 from gateway.queue.disk import DatabaseError
 from gateway.queue.manager import NewerSchema, QueueManager, existing_shards
 
@@ -67,7 +70,11 @@ class Place:
 
 
 class Relay:
-    """One whole relay in one process. `resolver`, `stream` and `sinks` are for the development mode."""
+    """One whole relay in one process. `resolver`, `stream` and `sinks` are for the development mode.
+
+    `tally` counts connections together with the other workers of the daemon, if there are any.
+    Raises TlsFault for a certificate that cannot be used.
+    """
 
     def __init__(
         self,
@@ -77,14 +84,16 @@ class Relay:
         resolver: Resolver | None = None,
         stream: TextIO | None = None,
         sinks: Sequence[EventSink] = (),
+        tally: Tally | None = None,
     ) -> None:
         self.config = config
         self.place = place
         self.clock = SystemClock()
         self.metrics = Metrics()
-        self.log = JsonLog(stream or sys.stderr, config.log)
+        self.log = JsonLog(stream or sys.stderr, config.log, worker=place.index if place.count > 1 else None)
         self.trace = TraceRecorder(config.data_dir / "trace" / f"{place.index}.sqlite", config.trace, self.clock)
         self.events = Fanout([self.metrics, self.log, self.trace, *sinks])
+        self.trace.told = self._told_of_trace
         self._own_resolver = (
             DnsResolver(config.dns, clock=self.clock, observer=self.metrics.lookup) if resolver is None else None
         )
@@ -92,7 +101,10 @@ class Relay:
         self._bouncer = _bouncer(config)
         self.queues = self._make_queues()
         self.deliverers = self._make_deliverers()
-        self.edge = Edge(self._settings(config), self._policy(config), self.queues[0], self.clock, self.events)
+        self.users = Users(config.submission.users, self.clock, self.events)
+        settings, policy = self._settings(config), self._policy(config)
+        self._admission = Admission(tally, descriptors.spare(config.delivery.connections))
+        self.edge = Edge(settings, policy, self.queues[0], self.clock, self.events, admission=self._admission)
         self._servers: list[Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
@@ -143,14 +155,17 @@ class Relay:
         return Chain(bound, config.filters, self.clock, self.events, ours=RelayRule(config.relay).is_our_postmaster)
 
     def _settings(self, config: Config) -> EdgeSettings:
-        certificate, key = config.tls.certificate, config.tls.key
         return EdgeSettings(
             hostname=config.hostname,
-            limits=_possible(config),
+            limits=config.limits,
             trusted=config.relay.networks,
-            tls_context=server_context(certificate, key) if certificate and key else None,
+            tls_context=config.tls.context(),
+            marks=_marks(config),
+            binary=all_take_binary(config.route),
             spool_directory=self.queues[0].spool_directory,
             shard=self.place.index,
+            users=self.users,
+            submission=config.submission,
         )
 
     # --- life
@@ -166,10 +181,12 @@ class Relay:
                 await queue.open()
         except (NewerSchema, DatabaseError, OSError) as err:
             raise QueueUnusable(str(err)) from err
+        self._tell_of_certificates(self.config.tls)
         for number, deliverer in enumerate(self.deliverers):
             self._own(asyncio.create_task(deliverer.run(), name=f"deliverer {number}"))
         self._own(asyncio.create_task(self._measure(), name="queue gauges"))
         await self._serve_control(admin)
+        await self._read_users()
         for sock, options in listeners:
             await self.edge.serve(sock, options)
         gc.collect()
@@ -189,11 +206,19 @@ class Relay:
             self._servers.append(public)
 
     def reload(self, config: Config) -> None:
-        """Take over what can change while mail flows; say what needs a restart."""
+        """Take over what can change while mail flows; say what needs a restart.
+
+        Raises TlsFault, and nothing has changed, if a certificate cannot be used any more.
+        """
+        settings = self._settings(config)
         for key in RESTART_ONLY:
             if getattr(config, key) != getattr(self.config, key):
                 self.trouble("config", f"{key}: a change needs a restart; the old value stays")
-        self.edge.reload(self._settings(config), self._policy(config))
+        self.users.reload(config.submission.users)
+        self._own(asyncio.create_task(self._read_users(), name="users"))
+        self._admission.room = descriptors.spare(config.delivery.connections)
+        self.edge.reload(settings, self._policy(config))
+        self._tell_of_certificates(config.tls)
         for queue in self.queues:
             queue.reload(config.queue)
         self._bouncer.reload(config.hostname, config.delivery.returned_message)
@@ -223,9 +248,15 @@ class Relay:
             await queue.close()
         if self._own_resolver:
             await self._own_resolver.close()
+        self.users.close()
         self.say("stopped")
         await asyncio.to_thread(self.trace.close)
         await asyncio.to_thread(self.log.close)
+
+    async def _read_users(self) -> None:
+        """So that a bad line is told now, and not when its user wants to log in."""
+        if any(listener.role == "submission" for listener in self.config.listener):
+            await self.users.refresh()
 
     def _own(self, task: asyncio.Task[None]) -> None:
         """Keep a task until it ends; one that ends by a fault is told of."""
@@ -247,6 +278,19 @@ class Relay:
         """Something of ours went wrong."""
         self.events.emit(Trouble(time=self.clock.now(), area=area, detail=detail))
 
+    def _tell_of_certificates(self, tls: TlsOptions) -> None:
+        """When they end, for the gauge; and for the log if that is soon."""
+        ends, complaints = survey(tls.certificates, self.clock.now())
+        for complaint in complaints:
+            self.trouble("tls", complaint)
+        self.metrics.set_certificates(ends)
+
+    def _told_of_trace(self, why: str) -> None:
+        if why:
+            self.trouble("trace", f"no traces are kept: {why}")
+        else:
+            self.say("trace", "traces are kept again")
+
     def _api_fault(self, detail: str) -> None:
         self.trouble("api", detail)
 
@@ -258,7 +302,7 @@ class Relay:
     def _not_ready(self) -> list[str]:
         if not self._ready:
             return ["starting or stopping"]
-        return ["no space for new mail"] if self.queues[0].pressure() else []
+        return self.edge.shedding.reasons()
 
     def _status(self) -> Mapping[str, Any]:
         return {"worker": self.place.index, "workers": self.place.count, "pid": os.getpid(), "sessions": self.edge.sessions}
@@ -271,6 +315,8 @@ class Relay:
                 await self._read_queue()
             except MailError as err:
                 self.trouble("relay", f"the depth of the queue cannot be read: {err.detail}")
+            if self.edge.shedding.states()["memory"]:
+                await asyncio.to_thread(memory.trim)
 
     async def _read_queue(self) -> None:
         depth: dict[str, int] = {}
@@ -281,14 +327,17 @@ class Relay:
             for kind, count in queue.work().items():
                 work[kind] = work.get(kind, 0) + count
         self.metrics.set_queue(depth)
+        self.edge.feel(depth.get("queued", 0) + depth.get("deferred", 0))
+        shedding = self.edge.shedding
+        self.metrics.set_shedding(shedding.states(), shedding.refused)
         self.metrics.set_store(work)
+        self.metrics.set_trace(self.trace.dropped)
 
 
-def _possible(config: Config) -> LimitsOptions:
-    """The limits, with no more connections than there are descriptors for."""
-    limits = config.limits
-    spare = descriptors.spare(config.delivery.connections)
-    return limits if 0 < limits.connections <= spare else limits.model_copy(update={"connections": spare})
+def _marks(config: Config) -> Marks:
+    """Where this worker begins to shed load."""
+    limit = config.limits.memory
+    return Marks(memory.share(config.workers.number) if limit is None else limit, config.limits.queued)
 
 
 def _router(config: Config) -> Router:
@@ -297,40 +346,3 @@ def _router(config: Config) -> Router:
 
 def _bouncer(config: Config) -> DsnBouncer:
     return DsnBouncer(config.hostname, returned_message=config.delivery.returned_message)
-
-
-@asynccontextmanager
-async def offline_queues(config: Config) -> AsyncIterator[list[QueueAdmin]]:
-    """The shards themselves, under the lock of the data directory: for commands while no daemon runs.
-
-    Where there are none, nothing is made: folders of root would be of no use to the daemon's user.
-    Raises DataDirectoryInUse if a daemon has it; what `QueueManager.open` raises.
-    """
-    directory = DataDirectory(config.data_dir)
-    try:
-        shards = existing_shards(directory.queue) if any(directory.queue.iterdir()) else []  # raises if we may not look
-    except FileNotFoundError:
-        shards = []
-    if not shards:
-        yield []
-        return
-    directory.lock()
-    clock = SystemClock()
-    log = JsonLog(sys.stderr, config.log.model_copy(update={"level": "error"}))
-    trace = TraceRecorder(config.data_dir / "trace" / "offline.sqlite", config.trace, clock)
-    queues = [_offline_queue(config, shard, clock, Fanout([log, trace])) for shard in shards]
-    try:
-        for queue in queues:
-            await queue.open()
-        yield list(queues)
-    finally:
-        for queue in queues:
-            await queue.close()
-        trace.close()
-        log.close()
-        directory.unlock()
-
-
-def _offline_queue(config: Config, shard: int, clock: SystemClock, events: EventSink) -> QueueManager:
-    bouncer = _bouncer(config)
-    return QueueManager(config.data_dir / "queue", shard, config.queue, clock=clock, events=events, bouncer=bouncer)

@@ -20,6 +20,7 @@ from pathlib import Path
 from gateway.config import Config
 from gateway.infra.datadir import DataDirectory
 from gateway.infra.metrics import merge
+from gateway.infra.tally import Tally
 from gateway.link import HEARTBEAT, READY, VARIABLE, Assignment, send_frame
 from gateway.ops.client import ControlClient, Refused, Unreachable
 from gateway.sockets import Listener, inheritable
@@ -41,6 +42,13 @@ class Common:
     approved: bytes
     listeners: list[Listener]
     directory: DataDirectory
+    memory: int  # descriptor of the tally
+
+    def forget(self, index: int) -> None:
+        """A worker is no more, so its connections are none."""
+        tally = Tally(self.memory, self.count, index)
+        tally.clear(index)
+        tally.close()
 
 
 class Child:
@@ -100,6 +108,7 @@ class Child:
                 try:
                     return await self._process.wait()
                 finally:
+                    self._common.forget(self.index)
                     for task in (listener, speaker, hung):
                         task.cancel()
 
@@ -113,11 +122,17 @@ class Child:
             config=str(common.path),
             data_dir=str(common.start.data_dir),
             link=link.fileno(),
+            tally=common.memory,
             listeners=listeners,
             options=[options.model_dump(mode="json") for options in common.start.listener],
         )
         # The lock's descriptor goes along: a data directory stays locked until the last worker has let go.
-        descriptors = [link.fileno(), *(descriptor for descriptor, _ in listeners), *common.directory.descriptors]
+        descriptors = [
+            link.fileno(),
+            common.memory,
+            *(descriptor for descriptor, _ in listeners),
+            *common.directory.descriptors,
+        ]
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -32,6 +32,7 @@ class Assignment:
     config: str  # path of the configuration, for messages
     data_dir: str
     link: int  # descriptor of the socket pair
+    tally: int  # descriptor of the memory that the workers count connections in
     listeners: list[tuple[int, int]]
     options: list[dict[str, Any]]  # of each [[listener]]
 

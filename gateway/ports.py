@@ -15,7 +15,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from gateway.mail.envelope import Envelope, Transaction
 from gateway.mail.events import Event
-from gateway.mail.job import Due, Failed, Job, NextHop, Outcome, QueueId
+from gateway.mail.job import Delivered, Due, Failed, Job, NextHop, Outcome, QueueId
+from gateway.mail.listing import MessageView, Selector
 from gateway.mail.message import Message
 from gateway.mail.verdict import ACCEPT, Phase, Verdict
 
@@ -143,10 +144,12 @@ class Work(Protocol):
 
 
 class Bouncer(Protocol):
-    """Writes the notice about failed recipients."""
+    """Writes the notice about recipients whose sender is to be told: those that failed, and deliveries he asked about."""
 
-    def compose(self, job: Job, message: Message, failures: Sequence[tuple[Due, Failed]], now: float) -> Submission | None:
-        """The bounce, or None if nobody may be told (null sender, automatic mail)."""
+    def compose(
+        self, job: Job, message: Message, told: Sequence[tuple[Due, Failed | Delivered]], now: float
+    ) -> Submission | None:
+        """The notice, or None if nobody may be told (null sender, automatic mail)."""
 
 
 class Transport(Protocol):
@@ -156,40 +159,6 @@ class Transport(Protocol):
 
 
 # --- people
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selector:
-    """Which queued messages a command is about. Empty fields match everything; all given ones must match."""
-
-    ids: tuple[QueueId, ...] = ()
-    domain: str = ""  # of a recipient
-    sender: str = ""
-    recipient: str = ""
-    older: float = 0.0  # seconds since acceptance
-    state: str = ""  # "queued", "deferred", "held"
-    reason: str = ""  # part of the last reply
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecipientView:
-    address: str
-    state: str  # "queued", "deferred", "delivered", "failed", "discarded"
-    attempts: int
-    due: float | None
-    last_reply: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageView:
-    id: QueueId
-    state: str  # "queued", "deferred", "held"
-    sender: str
-    size: int
-    created: float
-    reason: str  # why it is held
-    recipients: tuple[RecipientView, ...]
-    shard: int = 0
 
 
 class QueueAdmin(Protocol):

@@ -13,6 +13,7 @@ from gateway.app import Place, QueueUnusable, Relay
 from gateway.config import Config, ConfigError, Fault, approve
 from gateway.infra import systemd
 from gateway.infra.strays import catch_strays
+from gateway.infra.tls import TlsFault
 from gateway.process import Signals
 from gateway.sockets import Listener
 
@@ -41,8 +42,7 @@ def reload_relay(relay: Relay, path: Path) -> None:
     systemd.notify_reloading()
     try:
         _, config = approve(path)
-    except ConfigError as err:
-        relay.trouble("config", f"the old configuration stays: {err}".replace("\n", "; "))
-    else:
         relay.reload(config)
+    except (ConfigError, TlsFault) as err:  # TlsFault: a certificate that went away since it was approved
+        relay.trouble("config", f"the old configuration stays: {err}".replace("\n", "; "))
     systemd.notify("READY=1")

@@ -9,12 +9,9 @@ import errno
 import os
 import socket
 
-from gateway.config import Config, ConfigError, Fault
+from gateway.config import NO_LISTENER, Config, ConfigError, Fault
 from gateway.edge.place import bind
 from gateway.infra import systemd
-
-BACKLOG = 1024
-
 
 Listener = tuple[socket.socket, int]  # a bound socket and the number of its [[listener]]
 
@@ -22,7 +19,7 @@ Listener = tuple[socket.socket, int]  # a bound socket and the number of its [[l
 def bind_listeners(config: Config, file: str) -> list[Listener]:
     """The sockets of each [[listener]]; systemd may have several for one name, such as IPv4 and IPv6."""
     if not config.listener:
-        raise ConfigError([Fault(file, "listener", "", 'there is none: add [[listener]] with address = "0.0.0.0:25"')])
+        raise ConfigError([Fault(file, "listener", "", NO_LISTENER)])
     inherited = systemd.listen_sockets()
     sockets: list[Listener] = []
     faults: list[Fault] = []
@@ -63,7 +60,7 @@ def _attempt(address: str, faults: list[Fault], fault: Fault) -> list[socket.soc
         if isinstance(err, PermissionError):
             reason += "; ports below 1024 need CAP_NET_BIND_SERVICE or systemd sockets"
         elif err.errno == errno.EADDRINUSE:
-            reason += "; another process listens there"
+            reason += "; another process listens there, or another address of this file stands for it too"
         faults.append(Fault(fault.file, fault.key, fault.value, reason))
         return []
 

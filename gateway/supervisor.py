@@ -13,6 +13,7 @@ import asyncio
 import socket
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 from gateway.children import Child, Common, merged_metrics, readiness
@@ -22,6 +23,7 @@ from gateway.infra.datadir import DataDirectory, DataDirectoryInUse
 from gateway.infra.http import Server
 from gateway.infra.log import JsonLog
 from gateway.infra.strays import catch_strays
+from gateway.infra.tally import make_memory
 from gateway.mail.events import Lifecycle, Trouble
 from gateway.ops.api import public_app
 from gateway.process import Signals, run_loop
@@ -36,7 +38,9 @@ FIXED = ("data_dir", "listener", "admin", "workers")
 def run(path: Path) -> int:
     """Serve until a signal ends it. Returns the exit status. Raises ConfigError for a configuration that cannot be used."""
     text, config = approve(path)
-    descriptors.raise_limit()
+    if why := descriptors.raise_limit():
+        with closing(JsonLog(sys.stderr, config.log)) as log:
+            log.emit(Trouble(time=time.time(), area="descriptors", detail=why))
     directory = _lock(config, path)
     try:
         listeners = bind_listeners(config, str(path))
@@ -45,7 +49,7 @@ def run(path: Path) -> int:
             from gateway.single import serve  # the relay itself; with more workers it is not loaded here
 
             return run_loop(serve(config, path, listeners, admin))
-        common = Common(config.workers.number, path, config, text, listeners, directory)
+        common = Common(config.workers.number, path, config, text, listeners, directory, make_memory(config.workers.number))
         return run_loop(Supervisor(common).run(admin))
     finally:
         directory.unlock()

@@ -4,7 +4,7 @@
 `python -m gateway.worker` is started by the supervisor (`children.py`), never by hand.
 Promises: runs on the configuration that the supervisor has approved, not on what lies on disk; SIGTERM drains and exits 0;
 when the supervisor is gone it drains quickly and ends, so no worker outlives its supervisor.
-Fails with: exit status 2 if its shard of the queue cannot be opened.
+Fails with: exit status 2 if its shard of the queue cannot be opened, or a certificate not be read any more.
 Not here: what a relay is made of (`app.py`), what the two say to each other (`link.py`).
 """
 
@@ -14,14 +14,19 @@ import os
 import signal
 import socket
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 from gateway.app import Place, QueueUnusable, Relay
 from gateway.config import Config, ConfigError, parse
 from gateway.edge.options import ListenerOptions
+from gateway.infra.log import JsonLog
 from gateway.infra.strays import catch_strays
+from gateway.infra.tally import Tally
 from gateway.infra.tls import TlsFault
 from gateway.link import ALIVE, HEARTBEAT, READY, STARTING, VARIABLE, Assignment, receive_frame
+from gateway.mail.events import Trouble
 from gateway.process import Signals, run_loop
 
 UNUSABLE = 2
@@ -48,7 +53,14 @@ class Worker:
         if text is None:
             return 0
         config = self._configured(text)
-        relay = Relay(config, Place(self._assignment.index, self._assignment.count))
+        start = self._assignment
+        try:
+            relay = Relay(config, Place(start.index, start.count), tally=Tally(start.tally, start.count, start.index))
+        except TlsFault as err:  # a certificate that went away since it was approved; the supervisor tries again
+            with closing(JsonLog(sys.stderr, config.log, worker=start.index)) as log:
+                log.emit(Trouble(time=time.time(), area="config", detail=str(err)))
+            self._link.close()
+            return UNUSABLE
         catch_strays(relay.log)
         async with asyncio.TaskGroup() as tasks:
             life = tasks.create_task(self._heartbeat(), name="heartbeat")

@@ -8,17 +8,12 @@ blanks or empty lines look like; at most one chunk and the trailing empty lines 
 Fails with: nothing; bare CR and LF are ordinary octets here.
 RFCs: 6376 §3.4 (algorithms), §3.5 (l=), §3.7 (what is hashed).
 Not here: which fields are signed (`dkim.py`).
-
-dkimpy's own functions take quadratic time on runs of blanks; `install` puts linear ones in their place, for those parts
-of dkimpy that canonicalise on their own (its signing and ARC classes).
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
-
-import dkim.canonicalization
 
 CHUNK = 256 << 10  # small enough for the processor's cache, large enough that Python's overhead does not count
 
@@ -168,32 +163,3 @@ def _update(hashers: Mapping[int | None, _Hasher], piece: bytes, before: int) ->
         elif limit > before:
             hasher.update(piece[: limit - before])
     return len(piece)
-
-
-# --- in place of dkimpy's
-
-
-def _strip_trailing_whitespace(content: bytes) -> bytes:
-    return collapse(content).replace(b" \r\n", b"\r\n")  # compress_whitespace is always called next
-
-
-def _strip_trailing_lines(content: bytes) -> bytes:
-    return strip_line_ends(content) + b"\r\n"
-
-
-_REPLACED = {
-    "strip_trailing_whitespace": _strip_trailing_whitespace,
-    "compress_whitespace": collapse,
-    "strip_trailing_lines": _strip_trailing_lines,
-}
-
-
-def install() -> None:
-    """Replace dkimpy's quadratic functions. Raises ImportError when dkimpy has changed and no longer has them."""
-    for name, function in _REPLACED.items():
-        if not callable(getattr(dkim.canonicalization, name, None)):
-            raise ImportError(f"dkim.canonicalization has no function {name}: this version of dkimpy is not known")
-        setattr(dkim.canonicalization, name, function)
-
-
-install()

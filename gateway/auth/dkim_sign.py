@@ -3,7 +3,9 @@
 
 Promises: one DKIM-Signature field, relaxed/relaxed, over the fields that a reader sees, each named once more than it occurs.
 RFCs: 8463 (Ed25519), 6376 §5.4.2 (oversigning).
-Not here: checking signatures (`dkim.py`).
+Not here: checking signatures (`dkim.py`), which does without dkimpy: a daemon need not load it.
+
+dkimpy's own canonicalisation takes quadratic time on runs of blanks; `install` puts our linear one in its place.
 """
 
 import base64
@@ -11,8 +13,11 @@ import os
 from dataclasses import dataclass
 
 import dkim as dkimpy
+import dkim.canonicalization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from gateway.auth.dkim_canon import collapse, strip_line_ends
 
 SIGNED = (b"from", b"to", b"subject", b"date", b"message-id")
 
@@ -53,3 +58,32 @@ def sign(content: bytes, key: SigningKey) -> bytes:
         include_headers=[*SIGNED, *SIGNED],
     )
     return field
+
+
+# --- in place of dkimpy's
+
+
+def _strip_trailing_whitespace(content: bytes) -> bytes:
+    return collapse(content).replace(b" \r\n", b"\r\n")  # compress_whitespace is always called next
+
+
+def _strip_trailing_lines(content: bytes) -> bytes:
+    return strip_line_ends(content) + b"\r\n"
+
+
+_REPLACED = {
+    "strip_trailing_whitespace": _strip_trailing_whitespace,
+    "compress_whitespace": collapse,
+    "strip_trailing_lines": _strip_trailing_lines,
+}
+
+
+def install() -> None:
+    """Replace dkimpy's quadratic functions. Raises ImportError when dkimpy has changed and no longer has them."""
+    for name, function in _REPLACED.items():
+        if not callable(getattr(dkim.canonicalization, name, None)):
+            raise ImportError(f"dkim.canonicalization has no function {name}: this version of dkimpy is not known")
+        setattr(dkim.canonicalization, name, function)
+
+
+install()

@@ -14,8 +14,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dkim.util import InvalidTagValueList, parse_tag_value
-
 from gateway.mail.address import AddressError, to_ascii
 
 FIELD_MAX = 64 << 10  # octets of one field; real ones have 300 to 1,500, and z= may copy a whole header section
@@ -78,7 +76,7 @@ class Signature:
 
 
 def read_tags(text: bytes) -> dict[bytes, bytes]:
-    """The tags of a signature field's value or of a key record, by dkimpy. Folds are taken out; order is kept."""
+    """The tags of a signature field's value or of a key record. Folds are taken out; order is kept."""
     if len(text) > FIELD_MAX:
         raise _syntax("tag list is too long")
     if text.count(b";") > TAGS_MAX:
@@ -86,10 +84,19 @@ def read_tags(text: bytes) -> dict[bytes, bytes]:
     text = text.replace(b"\r\n", b"")
     if _CONTROL.search(text):
         raise _syntax("control character in a tag list")
-    try:
-        tags: dict[bytes, bytes] = parse_tag_value(text)
-    except InvalidTagValueList as err:  # its classes are DuplicateTag and InvalidTagSpec
-        raise _syntax("a tag is given twice" if type(err).__name__ == "DuplicateTag" else "malformed tag list") from err
+    # RFC 6376 §3.2: tag-list = tag-spec *( ";" tag-spec ) [ ";" ];  tag-spec = [FWS] tag-name [FWS] "=" [FWS] tag-value [FWS]
+    specs = text.strip().split(b";")
+    if not specs[-1]:
+        specs.pop()
+    tags: dict[bytes, bytes] = {}
+    for spec in specs:
+        name, equals, value = spec.partition(b"=")
+        name = name.strip()
+        if not equals:
+            raise _syntax("malformed tag list")
+        if name in tags:
+            raise _syntax("a tag is given twice")
+        tags[name] = value.strip()
     if not all(_TAG_NAME.fullmatch(name) for name in tags):
         raise _syntax("malformed tag name")
     return tags

@@ -187,7 +187,7 @@ class Query(spf.query):  # type: ignore[misc]
 
     # --- questions
 
-    def dns(self, name: str, qtype: str, cnames: object = None, ignore_void: bool = False) -> Sequence[Any]:
+    def dns(self, name: str, qtype: str, cnames: object = None, *, ignore_void: bool = False) -> Sequence[Any]:
         """The records of a name; one answer for one question throughout a check. CNAMEs are the resolver's work."""
         if not _labels_fit(name):
             return ()  # §4.3, §4.8: nothing to ask, nothing there
@@ -217,7 +217,7 @@ class Query(spf.query):  # type: ignore[misc]
         if self.void_lookups > spf.MAX_VOID_LOOKUPS:
             raise PermError(f"more than {spf.MAX_VOID_LOOKUPS} void lookups")
 
-    def dns_txt(self, domainname: str, rr: str = "TXT", ignore_void: bool = False) -> list[bytes]:
+    def dns_txt(self, domainname: str, rr: str = "TXT", *, ignore_void: bool = False) -> list[bytes]:
         return list(self.dns(domainname, rr, ignore_void=ignore_void))
 
     def dns_mx(self, domainname: str) -> Iterator[IP]:

@@ -55,8 +55,8 @@ async def open_queues(config: Config) -> AsyncIterator[Sequence[QueueAdmin]]:
 
 @asynccontextmanager
 async def _offline(config: Config) -> AsyncIterator[Sequence[QueueAdmin]]:
-    from gateway.app import offline_queues
     from gateway.infra.datadir import DataDirectoryInUse
+    from gateway.offline import offline_queues
     from gateway.queue.disk import DatabaseError
     from gateway.queue.manager import NewerSchema
 

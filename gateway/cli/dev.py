@@ -7,7 +7,9 @@ on serving until Ctrl-C. The configuration is written to that folder, so that th
 
 import asyncio
 import functools
+import shutil
 import smtplib
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,22 +63,23 @@ on_bad_from = "score"
 @click.option("--smtp", default="127.0.0.1:2525", show_default=True, help="Where to take mail.")
 @click.option("--admin", default="127.0.0.1:9125", show_default=True, help="Where to show metrics and health.")
 @click.option("--once", is_flag=True, help="Stop after the samples.")
-def dev(folder: Path, smtp: str, admin: str, once: bool) -> None:
+def dev(folder: Path, smtp: str, admin: str, *, once: bool) -> None:
     """Run on embedded defaults and send sample messages through."""
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "gateway.toml"
-    path.write_text(TOML.format(folder=folder, smtp=smtp, admin=admin))
     directory = DataDirectory(folder)
     try:
+        directory.lock()  # before anything is written: the file may be that of one that runs
+        path.write_text(TOML.format(folder=folder, smtp=smtp, admin=admin))
         config = load(path)
-        directory.lock()
         listeners, admin_socket = bind_listeners(config, str(path)), bind_admin(config, str(path))
     except ConfigError as err:
         print_faults(err.faults)
         raise click.exceptions.Exit(UNUSABLE) from err
     except DataDirectoryInUse as err:
-        raise click.ClickException(str(err)) from err
+        raise click.ClickException(f"{err}; stop it, or use another --data") from err
+    except OSError as err:
+        raise click.ClickException(f"{folder} cannot be used: {err.strerror}") from err
     with (folder / "gateway.log").open("a") as log:
         status = run_loop(_serve(_Session(config, path, listeners, admin_socket, log), once=once))
     directory.unlock()
@@ -139,6 +142,7 @@ async def _serve(session: _Session, *, once: bool) -> int:
     table(["sample", "about", "verdict", "queue id", "what became of it"], rows)
     _explain(session, host, port)
     if not once:
+        click.echo("Ctrl-C stops it.")
         await signals.stop.wait()
     await relay.stop()
     return 0
@@ -146,7 +150,7 @@ async def _serve(session: _Session, *, once: bool) -> int:
 
 def _send(host: str, port: int, sample: Sample) -> tuple[int, str]:
     """Send a sample as any client would; the last reply."""
-    with smtplib.SMTP(host, port, local_hostname="client.example", timeout=30) as client:
+    with smtplib.SMTP(host.strip("[]"), port, local_hostname="client.example", timeout=30) as client:
         client.ehlo()
         steps = (
             functools.partial(client.mail, sample.sender),
@@ -179,15 +183,24 @@ async def _way(sample: Sample, code: int, text: str, ways: Ways) -> list[str]:
 def _explain(session: _Session, host: str, port: str) -> None:
     """Where to look next."""
     config = f"-c {_short(session.path)}"
+    admin = f"http://{session.config.admin.address}/metrics" if session.config.admin.address else "switched off"
     click.echo(
         f"\nSMTP     {host}:{port}     swaks --server {host}:{port} --to you@dest.example\n"
-        f"metrics  http://{session.config.admin.address}/metrics\n"
+        f"metrics  {admin}\n"
         f"mail     {_short(session.config.data_dir)}/mail/new\n"
         f"log      {_short(session.config.data_dir)}/gateway.log\n"
-        f"why      gateway explain ID {config}\n"
-        f"queue    gateway queue list {config}\n\n"
-        "Ctrl-C stops it."
+        f"why      {_program()} explain ID {config}\n"
+        f"queue    {_program()} queue list {config}\n"
     )
+
+
+def _program() -> str:
+    """How to call this program from the same shell: by its name only where the shell would find this one."""
+    own = Path(sys.argv[0])
+    if own.name != "gateway":  # python -m gateway
+        return f"{sys.executable} -m gateway"
+    found = shutil.which("gateway")
+    return "gateway" if found and Path(found).resolve() == own.resolve() else str(own)
 
 
 def _short(path: Path) -> Path:

@@ -5,14 +5,12 @@ The committed pages in docs/ are made by these commands, so they cannot tell of 
 """
 
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 import click
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from gateway.config import Config
+from gateway.infra.options import FieldInfo, Options, model_of
 
 
 @click.group()
@@ -49,41 +47,31 @@ def config_lines() -> Iterator[str]:
     yield ""
     yield from _keys(Config)
     for name, field in Config.model_fields.items():
-        if (model := _model(field.annotation)) is not None:
+        if (model := model_of(field.annotation)) is not None:
             yield from _section(name, field, model)
 
 
-def _section(path: str, field: FieldInfo, model: type[BaseModel]) -> Iterator[str]:
+def _section(path: str, field: FieldInfo, model: type[Options]) -> Iterator[str]:
     yield ""
     if field.description:
         yield f"# {field.description}"
     yield f"[[{path}]]" if get_origin(field.annotation) is list else f"[{path}]"
     yield from _keys(model)
     for name, inner in model.model_fields.items():
-        if (nested := _model(inner.annotation)) is not None:
+        if (nested := model_of(inner.annotation)) is not None:
             yield from _section(f"{path}.{name}", inner, nested)
 
 
-def _keys(model: type[BaseModel]) -> Iterator[str]:
+def _keys(model: type[Options]) -> Iterator[str]:
     """The plain keys of one section."""
     for name, field in model.model_fields.items():
-        if _model(field.annotation) is None:
+        if model_of(field.annotation) is None:
             if field.description:
                 yield f"# {field.description}"
-            yield f"#{name} = {_default(model, name, field)}" if not field.is_required() else f'{name} = "…"'
-
-
-def _model(annotation: Any) -> type[BaseModel] | None:
-    """The option model that a field holds, itself or in a list or a union."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for inner in get_args(annotation) if (found := _model(inner)) is not None), None)
-
-
-def _default(model: type[BaseModel], name: str, field: FieldInfo) -> str:
-    """The default as TOML, as a person would write it."""
-    value = field.get_default(call_default_factory=True)
-    return "" if value is PydanticUndefined else toml(value)
+            if field.is_required():
+                yield f'{name} = "…"'
+            else:
+                yield f"#{name} = {toml(field.get_default(call_default_factory=True))}"
 
 
 def toml(value: Any) -> str:

@@ -5,6 +5,7 @@ Exit status: 1 if nothing is remembered about the id.
 Not here: the page (`ops/explain.py`), where traces lie (`access.py`), running the chain (`judge.py`).
 """
 
+import asyncio
 import ipaddress
 import time
 from collections.abc import Mapping, Sequence
@@ -74,7 +75,7 @@ def explain(
     envelope = [_mailbox(sender), *(_mailbox(recipient) for recipient in recipients)]
     config, _ = load_or_exit(config_path)
     if _names_file(ctx, target):
-        trace = run(_judge(config, Path(target).read_bytes(), ip=ip, helo=helo, envelope=envelope))
+        trace = run(_judge(config, Path(target), ip=ip, helo=helo, envelope=envelope))
     else:
         trace = _trace(config, target)
     if as_json:
@@ -95,7 +96,8 @@ def _names_file(ctx: click.Context, target: str) -> bool:
 def _trace(config: Config, target: str) -> Mapping[str, Any]:
     queue_id = parse_queue_id(target.strip().upper())
     if queue_id is None:
-        raise click.BadParameter(f"{target!r} is neither a queue id nor an .eml file", param_hint="ID|FILE.eml")
+        why = "no such file" if "/" in target or target.lower().endswith(".eml") else "neither a queue id nor an .eml file"
+        raise click.BadParameter(f"{target!r}: {why}", param_hint="ID|FILE.eml")
     trace = run(find_trace(config, queue_id))
     if trace is None:
         complain(f"{queue_id}: nothing is remembered about this message (traces are kept for a limited time)")
@@ -103,8 +105,9 @@ def _trace(config: Config, target: str) -> Mapping[str, Any]:
     return trace
 
 
-async def _judge(config: Config, content: bytes, *, ip: str, helo: str, envelope: Sequence[str]) -> Mapping[str, Any]:
+async def _judge(config: Config, file: Path, *, ip: str, helo: str, envelope: Sequence[str]) -> Mapping[str, Any]:
     from gateway.judge import judge_file  # filters and resolver are imported only for this
 
+    content = await asyncio.to_thread(file.read_bytes)
     tx, verdict = await judge_file(config, content, ip, helo, envelope[0], recipients=list(envelope[1:]))
-    return hypothetical(tx, verdict, time.time())
+    return hypothetical(tx, verdict, time.time(), file=file.name)

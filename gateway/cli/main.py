@@ -18,6 +18,7 @@ COMMANDS = {
     "check": "gateway.cli.check:check",
     "queue": "gateway.cli.queue:queue",
     "explain": "gateway.cli.explain:explain",
+    "user": "gateway.cli.user:user",
     "verify": "gateway.cli.verify:verify",
     "docs": "gateway.cli.docs:docs",
 }
@@ -28,6 +29,7 @@ SUMMARIES = {
     "check": "Validate the configuration; touch nothing.",
     "queue": "List and change queued messages.",
     "explain": "Tell why a message was treated as it was.",
+    "user": "Write the file of those who may log in.",
     "verify": "Run one authentication check.",
     "docs": "Print the reference pages.",
 }

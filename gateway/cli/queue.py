@@ -18,14 +18,15 @@ from gateway.cli.common import NOT_SO, config_option, json_option, load_or_exit
 from gateway.cli.output import complain, print_json, print_page, table
 from gateway.config import Config
 from gateway.mail.job import QueueId, parse_queue_id
+from gateway.mail.listing import MessageView, Selector
 from gateway.mail.message import Message
 from gateway.mail.units import parse_duration
 from gateway.ops.wire import STATES, is_empty, view_to_json
-from gateway.ports import MessageView, Selector
 
 F = TypeVar("F", bound=Callable[..., object])
 
 LIST_LIMIT = 100_000
+_GONE = "no such message in the queue; `gateway explain` may know what became of it"
 
 HELP = {
     "hold": "Keep messages from delivery until they are released.",
@@ -62,7 +63,7 @@ _SELECTOR: tuple[Callable[[Any], Any], ...] = (
     click.option("--sender", default="", help='The sender; "<>" for bounces.'),
     click.option("--recipient", default="", help="One recipient's address."),
     click.option("--older", default=0.0, type=_DurationType(), help='In the queue for longer than this: "2h".'),
-    click.option("--state", default="", type=click.Choice(["", *STATES]), metavar="|".join(STATES)),
+    click.option("--state", type=click.Choice(STATES), callback=lambda _, __, state: state or "", metavar="|".join(STATES)),
     click.option("--reason", default="", help="Part of the last reply, or of why it is held."),
 )
 
@@ -95,8 +96,11 @@ def list_(config_path: Path | None, *, as_json: bool, limit: int, **fields: Any)
         print_json([view_to_json(view) for view in found[:limit]])
     else:
         _print_list(found[:limit])
-    if selector.ids and len(found) < len(set(selector.ids)):
-        _exit_missing(set(selector.ids) - {view.id for view in found})
+    missing = set(selector.ids) - {view.id for view in found}
+    if missing and len(found) <= limit:
+        for queue_id in sorted(missing):
+            complain(f"{queue_id}: {_GONE}")
+        raise click.exceptions.Exit(NOT_SO)
 
 
 @queue.command()
@@ -109,8 +113,8 @@ def show(config_path: Path | None, *, as_json: bool, content: bool, queue_id: Qu
     config, _ = load_or_exit(config_path)
     view, octets = run(_load(config, queue_id))
     if view is None or octets is None:
-        _exit_missing({queue_id})
-        return
+        complain(f"{queue_id}: {_GONE}")
+        raise click.exceptions.Exit(NOT_SO)
     if content:
         sys.stdout.buffer.write(octets)
         return

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is told that mail failed, and with which envelope.
+"""Who is told what became of mail, and with which envelope.
 
 Promises: no notice about a notice (null sender, RFC 5321 §4.5.5 and §6.1), none to automatic mail (RFC 3834 §2); the notice
-has the null sender itself and a fresh queue id.
+has the null sender itself and a fresh queue id. The whole message is returned only with a failure, and if the sender has
+not asked for the header alone; about mail under REQUIRETLS the notice is under it too, and returns the header (RFC 8689 §5).
+RFCs: 3461 §4.3 (RET) and §6.1 (envelope), 8689 §5.
 Not here: its text (`mail/dsn.py`), its place in the queue (`queue/`: it enters in the commit that records the failure).
 """
 
@@ -12,8 +14,9 @@ from collections.abc import Callable, Sequence
 from gateway.mail import dsn
 from gateway.mail.address import NULL_SENDER, Address
 from gateway.mail.envelope import BodyType, Envelope, Recipient
-from gateway.mail.job import Due, Failed, Job, QueueId, make_queue_id
+from gateway.mail.job import Delivered, Due, Failed, Job, Outcome, QueueId, make_queue_id
 from gateway.mail.message import Message, find_values
+from gateway.mail.notify import returns_header
 from gateway.ports import Submission
 
 MANY = 10  # fields of one name that no person's mail program writes
@@ -36,9 +39,11 @@ class DsnBouncer:
         self._hostname = hostname
         self._whole = returned_message
 
-    def compose(self, job: Job, message: Message, failures: Sequence[tuple[Due, Failed]], now: float) -> Submission | None:
+    def compose(
+        self, job: Job, message: Message, told: Sequence[tuple[Due, Failed | Delivered]], now: float
+    ) -> Submission | None:
         """See `ports.Bouncer`."""
-        if not failures or not job.sender or not job.sender.domain or _is_automatic(message):
+        if not told or not job.sender or not job.sender.domain or _is_automatic(message):
             return None
         notice = dsn.Notice(
             hostname=self._hostname,
@@ -47,12 +52,10 @@ class DsnBouncer:
             sender=job.sender,
             arrived=job.created,
             now=now,
-            losses=[
-                dsn.Loss(address=due.address, reply=failed.reply, remote=failed.remote, hop=failed.hop)
-                for due, failed in failures
-            ],
+            reports=[_report(due, outcome) for due, outcome in told],
             boundary=f"=_{secrets.token_hex(16)}",
-            whole=self._whole,
+            whole=self._most(job, [outcome for _, outcome in told]),
+            envid=job.envid,
         )
         sender = job.sender if notice.eight_bit else Address(job.sender.local, job.sender.ascii_domain)
         envelope = Envelope(
@@ -60,8 +63,25 @@ class DsnBouncer:
             recipients=(Recipient(sender),),
             body=BodyType.EIGHT_BIT if notice.eight_bit else BodyType.SEVEN_BIT,
             smtputf8=notice.eight_bit,
+            require_tls=job.require_tls,
         )
         return Submission(id=notice.notice_id, envelope=envelope, message=dsn.compose(notice, message))
+
+    def _most(self, job: Job, outcomes: Sequence[Outcome]) -> int:
+        """Octets that the original may have to be returned whole."""
+        failed = any(isinstance(outcome, Failed) for outcome in outcomes)
+        return self._whole if failed and not job.require_tls and not returns_header(job.ret) else 0
+
+
+def _report(due: Due, outcome: Failed | Delivered) -> dsn.Report:
+    return dsn.Report(
+        address=due.address,
+        reply=outcome.reply,
+        action=outcome.action if isinstance(outcome, Delivered) else dsn.FAILED,
+        remote=outcome.remote,
+        hop=outcome.hop,
+        orcpt=due.orcpt,
+    )
 
 
 def _is_automatic(message: Message) -> bool:

@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterable
 from gateway.delivery.discard import DiscardTransport
 from gateway.delivery.maildir import MaildirTransport
 from gateway.delivery.mx import IP, HostFinder
-from gateway.delivery.options import DeliveryOptions, split_host_port
+from gateway.delivery.options import DeliveryOptions
 from gateway.delivery.smtp import SmtpTransport
 from gateway.delivery.smtp_session import SessionSettings
 from gateway.infra.tls import client_context
+from gateway.mail.hostport import split_host_port
 from gateway.ports import Clock, EventSink, Resolver, Transport
 
 
@@ -35,8 +36,8 @@ def transports(
         own=frozenset(_own(listening, options.port)),
         limit=options.addresses_per_attempt,
     )
-    context = client_context(verify=False) if options.tls == "opportunistic" else None
-    smtp = SmtpTransport(finder, SessionSettings(hostname, options, context), clock=clock, events=events)
+    context, verified = (client_context(verify=verify) if options.tls != "none" else None for verify in (False, True))
+    smtp = SmtpTransport(finder, SessionSettings(hostname, options, context, verified), clock=clock, events=events)
     return {
         "smtp": smtp,
         "mx": smtp,

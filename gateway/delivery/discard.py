@@ -13,4 +13,4 @@ class DiscardTransport:
 
     async def deliver(self, job: Job, message: Message, hop: NextHop) -> Sequence[Outcome]:
         """See `ports.Transport`."""
-        return [Delivered(reply=reply.DISCARDED, hop=str(hop))] * len(job.recipients)
+        return [Delivered(reply=reply.DISCARDED, hop=str(hop), action="")] * len(job.recipients)

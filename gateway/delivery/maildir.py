@@ -60,7 +60,7 @@ class MaildirTransport:
                 outcomes.append(Deferred(reply=reply.MAILDIR_FAULT, hop=str(hop)))
             else:
                 seconds = self._clock.monotonic() - started
-                outcomes.append(Delivered(reply=reply.DELIVERED_LOCALLY, hop=str(hop), seconds=seconds))
+                outcomes.append(Delivered(reply=reply.DELIVERED_LOCALLY, hop=str(hop), seconds=seconds, action="delivered"))
         return outcomes, faults
 
     def _write(self, directory: Path, job: Job, message: Message, recipient: Address) -> None:

@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from itertools import chain, groupby, zip_longest
 
-from gateway.delivery.options import split_host_port
 from gateway.infra.options import IPNetwork
 from gateway.mail import reply
 from gateway.mail.address import AddressError, literal_ip
+from gateway.mail.hostport import split_host_port
 from gateway.mail.job import NextHop
 from gateway.mail.reply import MailError
+from gateway.mail.value import value
 from gateway.ports import MX, LookupFailed, Resolver
 
 IP = IPv4Address | IPv6Address
@@ -36,14 +37,18 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052 §2.1
 _LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Host:
-    """One address to connect to. `found` is True if MX data brought us here, and not a route."""
+    """One address to connect to. `found` is True if MX data brought us here, and not a route.
+
+    `sure`: nobody can have changed the name on the way to us: it comes from the configuration, or by DNSSEC.
+    """
 
     name: str
     ip: IP
     port: int
     found: bool = True
+    sure: bool = True
 
     def __str__(self) -> str:
         return f"{self.name}[{self.ip}]:{self.port}"
@@ -57,6 +62,7 @@ class _Search:
     forbidden: str = ""
     unknown: str = ""  # a lookup that failed
     looped: str = ""  # the host that is ourselves
+    sure: bool = False  # the MX data was authentic
 
 
 class HostFinder:
@@ -118,20 +124,20 @@ class HostFinder:
     # --- by MX
 
     async def _of_domain(self, domain: str) -> list[Host]:
-        records = await self._records(domain)
         search = _Search()
+        records = await self._records(domain, search)
         for _, group in groupby(records, key=lambda record: record.preference):
             if not await self._add_group([record.host for record in group], search):
                 break
             if sum(len(addresses) for _, addresses in search.addresses) >= self._limit and len(search.addresses) > 1:
                 break
-        hosts = self._pick(search.addresses)
+        hosts = self._pick(search)
         if not hosts:
             raise _why_none(domain, search)
         return hosts
 
-    async def _records(self, domain: str) -> list[MX]:
-        """The MX records, best first, or the implicit one (RFC 5321 §5.1)."""
+    async def _records(self, domain: str, search: _Search) -> list[MX]:
+        """The MX records, best first, or the implicit one (RFC 5321 §5.1). Whether they are authentic is noted in `search`."""
         if not _NAME.fullmatch(domain):
             raise MailError(reply.NO_SUCH_DOMAIN, f"{domain!r} is not a host name")
         try:
@@ -140,6 +146,7 @@ class HostFinder:
             raise MailError(reply.DNS_FAILED, f"MX of {domain}: {err}") from err
         if answer.nxdomain:
             raise MailError(reply.NO_SUCH_DOMAIN, domain)
+        search.sure = answer.authentic
         if not answer.records:
             return [MX(0, domain)]
         records = [record for record in answer.records if record.host]
@@ -188,13 +195,14 @@ class HostFinder:
         """True for an address, or one with another one within it, that is never used or that the configuration excludes."""
         return any(_is_never_used(each) or any(each in network for network in self._forbidden) for each in (ip, *_within(ip)))
 
-    def _pick(self, found: Sequence[tuple[str, list[IP]]]) -> list[Host]:
+    def _pick(self, search: _Search) -> list[Host]:
         """At most `limit` addresses; a host with many leaves room for the hosts behind it."""
+        found = search.addresses
         each = max(2, self._limit - len(found) + 1)
         hosts: dict[IP, Host] = {}
         for name, addresses in found:
             for ip in addresses[:each]:
-                hosts.setdefault(ip, Host(name, ip, self._port))
+                hosts.setdefault(ip, Host(name, ip, self._port, sure=search.sure))
         return list(hosts.values())[: self._limit]
 
 

@@ -13,12 +13,13 @@ from typing import Annotated, Literal
 
 from gateway.infra.options import Duration, Network, Options, Size, check, option
 from gateway.mail.address import AddressError, parse_domain, to_ascii
+from gateway.mail.hostport import split_host_port
 from gateway.mail.job import NextHop
 
 SMTP_PORT = 25
 PRIVATE = ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fe80::/10", "fc00::/7"]
 
-_LATER = frozenset({"smtps", "lmtp", "http", "https"})
+_LATER = frozenset({"smtps", "lmtp", "https"})
 _KNOWN = "smtp://host:port, maildir:/path, discard:, mx:"
 
 
@@ -38,21 +39,6 @@ def parse_target(text: str) -> NextHop:
     if parse is None:
         raise ValueError(f"unknown scheme {scheme!r}; write one of {_KNOWN}")
     return NextHop(kind=scheme, target=parse(rest))
-
-
-def split_host_port(text: str, default: int) -> tuple[str, int]:
-    """(host, port) of "host:port", "host", "[v6]:port" or "[v6]". Raises ValueError."""
-    found = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([^:]*))?", text)
-    if not found:
-        raise ValueError(f"{text!r} is not host:port; write an IPv6 address in brackets, such as [2001:db8::1]:25")
-    host, port = found[1], found[2]
-    if port is None:
-        number = default
-    elif not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
-        raise ValueError(f"port {port!r} is not a number from 1 to 65535")
-    else:
-        number = int(port)
-    return host, number
 
 
 def _smtp(rest: str) -> str:
@@ -142,10 +128,19 @@ class RouteOptions(Options):
         doc="smtp://host:port, maildir:/path, discard:, or mx: for the usual MX lookup (mx:other.example: of that domain)."
     )
 
+    binary: bool = option(
+        False, doc='The SMTP host takes BINARYMIME (RFC 3030). If all routes down to that of "*" do, we offer it to clients.'
+    )
+
     @property
     def hop(self) -> NextHop:
         """Where it leads."""
         return parse_target(self.to)
+
+    @property
+    def takes_binary(self) -> bool:
+        """True if content whose line ends mean nothing may go there."""
+        return self.hop.kind in ("maildir", "discard") or (self.binary and self.hop.kind == "smtp")
 
 
 class DeliveryOptions(Options):

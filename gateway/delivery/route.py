@@ -5,7 +5,7 @@ Promises: domains are compared as lower-case A-labels (RFC 6531 §3.2); an addre
 Not here: the hosts behind a next hop (`mx.py`), the form of targets (`options.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gateway.delivery.options import RouteOptions
@@ -38,6 +38,31 @@ class Router:
             if domain in exact or "*" in exact or domain.endswith(suffixes):
                 return replace(hop, target=domain) if hop.kind == "mx" and not hop.target else hop
         return NextHop(kind="mx", target=domain)
+
+
+def shadowed(routes: Sequence[RouteOptions]) -> Iterator[tuple[int, str, int, str]]:
+    """Patterns to which no mail comes, since an earlier route has it all: route and pattern, that route and its pattern."""
+    earlier: list[tuple[int, str]] = []
+    for at, route in enumerate(routes):
+        for pattern in route.domains:
+            by = next((each for each in earlier if _covers(each[1], pattern)), None)
+            if by is not None:
+                yield at, pattern, *by
+        earlier += [(at, pattern) for pattern in route.domains]
+
+
+def _covers(wide: str, pattern: str) -> bool:
+    return wide in ("*", pattern) or (wide.startswith(".") and pattern.endswith(wide))
+
+
+def all_take_binary(routes: Sequence[RouteOptions]) -> bool:
+    """True if no recipient whatever can lead to a hop that might not take BINARYMIME: the routes catch everybody."""
+    for route in routes:
+        if not route.takes_binary:
+            return False
+        if "*" in route.domains:
+            return True
+    return False  # the rest goes by MX
 
 
 def _suffixes(route: RouteOptions) -> list[str]:

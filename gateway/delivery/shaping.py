@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.mail import reply
 from gateway.mail.job import Deferred, Delivered, Job, NextHop, Outcome
+from gateway.mail.value import value
 from gateway.ports import Clock
 
 START = 5  # lanes at once to a destination that nothing is known about
@@ -46,7 +47,7 @@ class Ticket:
     unfinished: bool = False  # something was not tried: the job must be released
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Share:
     """The recipients of one job that take the same next hop, as a job of their own."""
 
@@ -57,7 +58,7 @@ class Share:
     again: int = 0  # how often it has been put back
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Advice:
     """What an attempt means beyond its own outcomes."""
 

@@ -3,12 +3,13 @@
 
     1 reuse      an idle session to the same hop; if it is dead before MAIL is accepted, go on with
     2 find       the hosts of the hop, best first
-    3 open       the first that will have us; TLS where offered, once more in clear where TLS fails
+    3 open       the first that will have us; TLS where offered, once more in clear where TLS fails; mail under REQUIRETLS goes
+                 over verified TLS only, to a host that passes the requirement on
     4 transact   as many transactions as the recipients need
 
 Promises: never raises; one outcome a recipient, in their order; a recipient that the hop has taken is reported even when
 the attempt is cancelled, and one whose final dot went unanswered is reported as ambiguous.
-RFCs: 5321 §5.1 (hosts in order), §4.5.4.1, 3207, 7504 (521).
+RFCs: 5321 §5.1 (hosts in order), §4.5.4.1, 3207, 7504 (521), 8689 §4.2.1 and §5.
 Not here: meaning of failures (`smtp_outcomes.py`), the dialogue (`smtp_transaction.py`), concurrency (`shaping.py`).
 """
 
@@ -21,13 +22,22 @@ from gateway.delivery.pool import Pool
 from gateway.delivery.smtp_outcomes import Ledger
 from gateway.delivery.smtp_session import HostRefused, Session, SessionSettings
 from gateway.delivery.smtp_transaction import Letter, StaleSession, transact
-from gateway.delivery.smtp_wire import SessionFault, TlsFault
+from gateway.delivery.smtp_wire import SessionFault, TlsFault, Unprotected
 from gateway.mail import reply
 from gateway.mail.events import Trouble
 from gateway.mail.job import Job, NextHop, Outcome
 from gateway.mail.message import Message
 from gateway.mail.reply import MailError
 from gateway.ports import Clock, EventSink
+
+VERIFIED, REQUIRETLS = "+tls", "+requiretls"  # what mail may need of a session; kept ones are apart by it
+
+
+def _needs(job: Job) -> str:
+    """RFC 8689 §5: a notice under REQUIRETLS is not lost because a host has not heard of that; TLS it needs all the same."""
+    if not job.require_tls:
+        return ""
+    return REQUIRETLS if job.sender else VERIFIED
 
 
 class SmtpTransport:
@@ -69,7 +79,8 @@ class SmtpTransport:
 
     async def _send(self, letter: Letter, ledger: Ledger, places: list[int], hop: NextHop) -> None:
         """One transaction. A kept session that turns out dead is replaced once, at once."""
-        key = str(hop)
+        needs = _needs(letter.job)
+        key = f"{hop}{needs}"
         session = self._pool.take(key)
         try:
             if session is not None:
@@ -78,13 +89,13 @@ class SmtpTransport:
                     return
                 except StaleSession:
                     session = None
-            session = await self._open(hop, ledger)
+            session = await self._open(hop, ledger, needs)
             if session is not None:
                 await transact(session, letter, ledger, places)
         finally:
             self._pool.give(key, session)
 
-    async def _open(self, hop: NextHop, ledger: Ledger) -> Session | None:
+    async def _open(self, hop: NextHop, ledger: Ledger, needs: str) -> Session | None:
         """A session with the best host that will have us; None if there is none: the ledger says why.
 
         Raises MailError if there is no host to try, or if it is ourselves.
@@ -95,8 +106,8 @@ class SmtpTransport:
             if tried and self._clock.monotonic() >= end:
                 break
             try:
-                session = await self._open_host(host)
-            except (SessionFault, HostRefused) as err:
+                session = await self._open_host(host, needs)
+            except (SessionFault, HostRefused, Unprotected) as err:
                 tried.append((host, err))
                 continue
             if host.found and session.banner_name == self._settings.hostname.lower():
@@ -106,8 +117,10 @@ class SmtpTransport:
         ledger.host_failed(tried)
         return None
 
-    async def _open_host(self, host: Host) -> Session:
-        """A session, in clear if TLS fails: opportunistic TLS is no reason to keep mail back."""
+    async def _open_host(self, host: Host, needs: str) -> Session:
+        """A session, in clear if TLS fails: opportunistic TLS is no reason to keep mail back. Unless the mail needs more."""
+        if needs:
+            return await Session.open_protected(host, self._settings, supported=needs == REQUIRETLS)
         try:
             return await Session.open(host, self._settings)
         except TlsFault as err:

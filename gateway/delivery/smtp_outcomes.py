@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from gateway.delivery.mx import Host
-from gateway.delivery.smtp_wire import Answer, SessionFault
+from gateway.delivery.smtp_wire import Answer, SessionFault, Unprotected
 from gateway.mail import reply
 from gateway.mail.job import Deferred, Delivered, Failed, Job, Outcome
 from gateway.mail.reply import MailError, Reply
@@ -62,9 +62,11 @@ class Ledger:
 
     # --- good news
 
-    def delivered(self, places: Sequence[int], answer: Answer) -> None:
-        """These recipients are the next hop's now; the session can go on."""
-        outcome = Delivered(reply=answer.reply, hop=self._hop, remote=True, tls=self._tls, seconds=self._seconds())
+    def delivered(self, places: Sequence[int], answer: Answer, action: str = "relayed") -> None:
+        """These recipients are the next hop's now; the session can go on. `action` as in `Delivered`."""
+        outcome = Delivered(
+            reply=answer.reply, hop=self._hop, remote=True, tls=self._tls, seconds=self._seconds(), action=action
+        )
         for place in places:
             self._outcomes[place] = outcome
 
@@ -112,9 +114,13 @@ class Ledger:
         temporary = [item for item in tried if isinstance(item[1], SessionFault) or item[1].reply.temporary]
         host, error = (temporary or list(tried))[-1]
         self.at(str(host))
-        if isinstance(error, SessionFault):
+        if isinstance(error, SessionFault) and error.reply is reply.TLS_FAILED:  # it is up, so the site is not put to rest
+            self._refuse(self.open, explained(error), remote=False)
+        elif isinstance(error, SessionFault):
             text = f"{reply.HOST_UNREACHABLE.text}: {error.detail}"
             self._refuse(self.open, reply.HOST_UNREACHABLE.but(text), remote=False)
+        elif isinstance(error, Unprotected):
+            self._refuse(self.open, explained(error), remote=False)
         else:
             self._refuse(self.open, error.reply, remote=True)
 

@@ -4,7 +4,7 @@
 Promises: every wait has the deadline of its stage; HELO is said to who does not know EHLO; what was learnt before TLS is
 forgotten after it; content goes out octet for octet, a large one in chunks read by a thread, never whole in memory.
 Fails with: `SessionFault` (the session is of no use), `HostRefused` (the host said no before a transaction), `TlsFault`.
-RFCs: 5321 §3.1, §3.2 and §4.5.3.2, 3207, 2920 §3.1.
+RFCs: 5321 §3.1, §3.2 and §4.5.3.2, 3207, 2920 §3.1, 8689 §4.2.1 (REQUIRETLS), 3030 §2 (BDAT).
 Not here: what a refusal means for recipients (`smtp_transaction.py`), which host (`mx.py`), reuse (`pool.py`).
 """
 
@@ -12,15 +12,16 @@ import asyncio
 import os
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.delivery.mx import Host
 from gateway.delivery.options import DeliveryOptions
-from gateway.delivery.smtp_wire import Answer, SessionFault, TlsFault, Wire
+from gateway.delivery.smtp_wire import Answer, SessionFault, TlsFault, Unprotected, Wire
 from gateway.delivery.stuffing import Stuffer, stuff
 from gateway.mail import reply
 from gateway.mail.message import Message
 from gateway.mail.reply import MailError
+from gateway.mail.value import value
 
 CHUNK = 256 << 10  # octets of a large body in memory at one time
 
@@ -31,11 +32,15 @@ class HostRefused(MailError):
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """What all sessions share. `tls` is None where STARTTLS is not to be used."""
+    """What all sessions share. `tls` is None where STARTTLS is not to be used.
+
+    `verified` is the context for mail under REQUIRETLS: it demands a certificate for the name of the host.
+    """
 
     hostname: str
     options: DeliveryOptions
     tls: ssl.SSLContext | None = None
+    verified: ssl.SSLContext | None = None
 
 
 class Session:
@@ -47,6 +52,8 @@ class Session:
         self.settings = settings
         self.extensions: dict[str, str] = {}
         self.tls = ""
+        self.protected = False  # by TLS with a certificate that was verified
+        self.tls_refusal: Answer | None = None  # what STARTTLS was answered, if it was no
         self.used = 0
         self.dirty = False
         self.dot_sent = False  # the final dot of the running transaction was handed to the kernel
@@ -67,6 +74,29 @@ class Session:
             raise
         return session
 
+    @classmethod
+    async def open_protected(cls, host: Host, settings: SessionSettings, *, supported: bool) -> "Session":
+        """As `open`, under verified TLS (RFC 8689 §4.2.1); with `supported`, the host must offer REQUIRETLS too.
+
+        Raises Unprotected too; SessionFault for a handshake that failed by chance.
+        """
+        if settings.verified is None or not host.sure:
+            why = "its name came without DNSSEC" if settings.verified else "TLS is switched off"
+            raise Unprotected(reply.TLS_NEEDED, f"{host}: {why}")
+        try:
+            session = await cls.open(host, replace(settings, tls=settings.verified))
+        except TlsFault as err:
+            if err.untrusted:
+                raise Unprotected(reply.TLS_NEEDED, f"{host}: {err}") from err
+            raise SessionFault(reply.TLS_FAILED, f"{host}: {err}") from err
+        session.protected = bool(session.tls)
+        if session.protected and (not supported or "REQUIRETLS" in session.extensions):
+            return session
+        session.quit()
+        if session.tls_refusal and session.tls_refusal.code < 500:  # RFC 3207 §4: 454, TLS is not to be had at present
+            raise HostRefused(session.tls_refusal.reply, "to STARTTLS")
+        raise Unprotected(reply.REQUIRETLS_NEEDED if session.protected else reply.TLS_NEEDED, str(host))
+
     # --- opening
 
     async def _hello(self) -> None:
@@ -85,11 +115,13 @@ class Session:
 
     async def _start_tls(self, context: ssl.SSLContext) -> None:
         """Go over to TLS. A host that takes its offer back is spoken to in clear."""
-        name = None if self.host.name.startswith("[") else self.host.name
+        named = not self.host.name.startswith("[")
+        name = self.host.name if named else str(self.host.ip) if context.check_hostname else None
         refusal = await self._wire.upgrade(context, name, self.settings.options.tls_timeout)
         if refusal is not None:
             if refusal.code < 400 or refusal.code == 421:
                 raise TlsFault(f"{refusal.code} to STARTTLS")
+            self.tls_refusal = refusal
             return
         tls = self._wire.info("ssl_object")
         self.tls = (tls.version() if tls else None) or "TLS"
@@ -136,6 +168,8 @@ class Session:
 
         A reply that comes while content is still being sent ends the session; it is returned if it is a refusal.
         """
+        if content.binary:
+            return await self._chunk(content)
         wire, block = self._wire, self.settings.options.block_timeout
         if content.octets is not None:
             self.dot_sent = True
@@ -157,6 +191,23 @@ class Session:
         self.dot_sent = True
         wire.send(stuffer.finish())
         return True
+
+    async def _chunk(self, content: "Content") -> Answer:
+        """All of it as one chunk (RFC 3030 §2): counted, so no octet of it means anything on the way."""
+        wire, block = self._wire, self.settings.options.block_timeout
+        left = content.message.size
+        command, chunks = b"BDAT %d LAST\r\n" % left, content.message.chunks(CHUNK)
+        wire.owe(1)
+        while (chunk := await asyncio.to_thread(_next, chunks)) is not None:
+            left -= len(chunk)
+            self.dot_sent = left <= 0  # with its last octet the message is whole over there
+            wire.send(command + chunk)
+            command = b""
+            if not await wire.flushed(block) and left > 0:
+                return await self._early()
+        if left:
+            raise OSError(f"the content has {left} octets less than its size")
+        return await self.answer("dot")
 
     async def _early(self) -> Answer:
         answer = await self.answer("dot")
@@ -186,16 +237,22 @@ class Session:
         self._wire.end(SessionFault(reply.CONNECTION_LOST, "given up"))
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Content:
-    """A message made ready for the wire: `octets` if it is small enough to be sent in one piece."""
+    """A message made ready for the wire: `octets` if it is small enough to be sent in one piece behind DATA.
+
+    A `binary` one goes by BDAT, as it is.
+    """
 
     message: Message
     octets: bytes | None
+    binary: bool = False
 
     @classmethod
-    def of(cls, message: Message) -> "Content":
-        """Raises MailError for content that must not be sent (a bare CR or LF)."""
+    def of(cls, message: Message, *, binary: bool = False) -> "Content":
+        """Raises MailError for content that must not be sent (a bare CR or LF, unless it is binary)."""
+        if binary:
+            return cls(message, None, binary=True)
         if isinstance(message.body, bytes):
             return cls(message, stuff(message.trace + message.header + message.body))
         return cls(message, None)

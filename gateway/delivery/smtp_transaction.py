@@ -1,33 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """One transaction over an open session: MAIL, RCPT …, DATA, content, and what each reply means.
 
-    1 ask of the hop    SIZE, 8BITMIME, SMTPUTF8: what it cannot take is never sent
+    1 ask of the hop    SIZE, 8BITMIME, BINARYMIME, SMTPUTF8, REQUIRETLS: what it cannot take is never sent
     2 envelope          one group where PIPELINING is offered (RFC 2920 §3.1), else one command a time
-    3 content           only if a recipient was accepted
+    3 content           only if a recipient was accepted; by BDAT if it is binary
     4 the dot           its reply is the outcome of everyone accepted
 
 Promises: a refused recipient keeps its own reply; a 421 ends the session wherever it comes; a surprising code is never read
 as yes. Recipients that were too many are left open for the next transaction, so long as this one took somebody.
 Fails with: `StaleSession`: a kept session was dead before MAIL was accepted; nothing has happened yet.
-RFCs: 5321 §4.5.4.1, 1870 §6.2, 6152 §3, 6531 §3.4.
+RFCs: 5321 §4.5.4.1, 1870 §6.2, 6152 §3, 3030 §2 and §3, 6531 §3.4, 3461 §5.2 (DSN passed on, never invented), 8689 §4.2.1.
 Not here: reaching the host (`smtp.py`), the meaning of failures (`smtp_outcomes.py`).
 """
 
 import asyncio
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from gateway.delivery.smtp_outcomes import TOO_MANY, Ledger
 from gateway.delivery.smtp_session import Content, HostRefused, Session
 from gateway.delivery.smtp_wire import Answer, SessionFault
 from gateway.mail import reply
 from gateway.mail.address import Address
-from gateway.mail.job import Job
+from gateway.mail.job import Due, Job
 from gateway.mail.message import Message
+from gateway.mail.notify import ascii_orcpt
 from gateway.mail.reply import MailError
+from gateway.mail.value import value
 
 _UNSAFE = re.compile(rb"[\x00-\x20\x7f]")
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 CLOSING = 421
 
 
@@ -35,7 +37,7 @@ class StaleSession(Exception):
     """A kept session turned out dead when it was used again."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Letter:
     """What is to be sent, and what it asks of a next hop."""
 
@@ -50,7 +52,7 @@ class Letter:
         """Raises MailError if the content must not be sent."""
         ascii_header = message.header.isascii() and message.trace.isascii()
         eight_bit = job.eight_bit or not ascii_header
-        return cls(job, Content.of(message), message.size, eight_bit, job.smtputf8 and not ascii_header)
+        return cls(job, Content.of(message, binary=job.binary), message.size, eight_bit, job.smtputf8 and not ascii_header)
 
 
 class _Closing(Exception):
@@ -83,19 +85,26 @@ def _commands(session: Session, letter: Letter, ledger: Ledger, places: Sequence
     """The places that can be served and the commands for them. Raises MailError if the message cannot be taken there."""
     offered = session.extensions
     job = letter.job
-    utf8 = "SMTPUTF8" in offered
-    if letter.utf8_header and not utf8:
+    offers_utf8 = "SMTPUTF8" in offered
+    if not offers_utf8 and (letter.utf8_header or not job.sender.local.isascii()):
         raise MailError(reply.NEXT_HOP_NO_SMTPUTF8)  # RFC 6531 §3.5: no downgrade on the way
-    sender = _path(job.sender, utf8=utf8)
-    paths = [(place, _path(job.recipients[place].address, utf8=utf8)) for place in places]
-    if sender is None:
-        raise MailError(reply.NEXT_HOP_NO_SMTPUTF8)
-    ledger.message_refused([place for place, path in paths if path is None], reply.NEXT_HOP_NO_SMTPUTF8, remote=False)
-    good = [(place, path) for place, path in paths if path is not None]
-    needs_utf8 = letter.utf8_header or not (sender.isascii() and all(path.isascii() for _, path in good))
-    mail = b"MAIL FROM:<" + sender + b">" + _parameters(letter, offered, utf8=needs_utf8)
-    lines = [mail, *(b"RCPT TO:<" + path + b">" for _, path in good), b"DATA"]
-    return [place for place, _ in good], lines
+    good = list(places)
+    beyond = [place for place in places if not job.recipients[place].address.local.isascii()]
+    if beyond and not offers_utf8:
+        ledger.message_refused(beyond, reply.NEXT_HOP_NO_SMTPUTF8, remote=False)
+        good = [place for place in places if place not in beyond]
+    addresses = (job.sender, *(job.recipients[place].address for place in good))
+    # A domain could always go as A-labels; where it need not, it goes as it came.
+    utf8 = offers_utf8 and (letter.utf8_header or any(address.needs_smtputf8 for address in addresses))
+    if job.require_tls and not session.protected:
+        raise MailError(reply.TLS_NEEDED)
+    lines = [b"MAIL FROM:<" + _path(job.sender, utf8=utf8) + b">" + _parameters(letter, offered, utf8=utf8)]
+    dsn = "DSN" in offered
+    for due in (job.recipients[place] for place in good):
+        lines.append(b"RCPT TO:<" + _path(due.address, utf8=utf8) + b">" + (_wishes(due, utf8=utf8) if dsn else b""))
+    if not job.binary:
+        lines.append(b"DATA")
+    return good, lines
 
 
 def _parameters(letter: Letter, offered: dict[str, str], *, utf8: bool) -> bytes:
@@ -105,24 +114,46 @@ def _parameters(letter: Letter, offered: dict[str, str], *, utf8: bool) -> bytes
         if limit.isdecimal() and 0 < int(limit) < letter.size:  # RFC 1870 §6.1; 0 is no limit
             raise MailError(reply.NEXT_HOP_SIZE)
         parameters += b" SIZE=%d" % letter.size
-    if letter.eight_bit:
+    if letter.job.binary:
+        if not {"CHUNKING", "BINARYMIME"} <= offered.keys():
+            raise MailError(reply.NEXT_HOP_NO_BINARY)  # RFC 3030 §3
+        parameters += b" BODY=BINARYMIME"
+    elif letter.eight_bit:
         if "8BITMIME" not in offered:
             raise MailError(reply.NEXT_HOP_NO_8BIT)  # RFC 6152 §3; to convert would break every signature
         parameters += b" BODY=8BITMIME"
-    return parameters + b" SMTPUTF8" if utf8 else parameters
+    if utf8:
+        parameters += b" SMTPUTF8"
+    return parameters + _terms(letter.job, offered)
 
 
-def _path(address: Address, *, utf8: bool) -> bytes | None:
-    """An address for the wire. None if it cannot be written without SMTPUTF8.
+def _terms(job: Job, offered: dict[str, str]) -> bytes:
+    """What the sender asked for, passed on as it came (RFC 3461 §5.2.1, RFC 8689 §4.2)."""
+    terms = b""
+    if "DSN" in offered:
+        terms += b" RET=" + job.ret.encode() if job.ret else b""
+        terms += b" ENVID=" + job.envid.encode() if job.envid else b""
+    if job.require_tls and "REQUIRETLS" in offered:
+        terms += b" REQUIRETLS"
+    if _CONTROL.search(terms):
+        raise MailError(reply.INTERNAL, "a parameter with a control character must not reach the wire")
+    return terms
 
-    Without the extension a domain goes as A-labels; a local part has no such form (RFC 6531 §3.2).
-    """
-    if utf8 or not address.needs_smtputf8:
-        path = str(address).encode()
-    elif address.local.isascii():
-        path = f"{address.local}@{address.ascii_domain}".encode()
-    else:
-        return None
+
+def _wishes(due: Due, *, utf8: bool) -> bytes:
+    """NOTIFY and ORCPT as they came; what needs SMTPUTF8 is embedded where that is not used (RFC 6533 §3)."""
+    wishes = " NOTIFY=" + ",".join(due.notify) if due.notify else ""
+    if due.orcpt:
+        wishes += " ORCPT=" + (due.orcpt if utf8 else ascii_orcpt(due.orcpt))
+    encoded = wishes.encode()
+    if _CONTROL.search(encoded):
+        raise MailError(reply.INTERNAL, "a parameter with a control character must not reach the wire")
+    return encoded
+
+
+def _path(address: Address, *, utf8: bool) -> bytes:
+    """An address for the wire. Where SMTPUTF8 is not used, its domain goes as A-labels (RFC 6531 §3.2)."""
+    path = (str(address) if utf8 or address.domain.isascii() else f"{address.local}@{address.ascii_domain}").encode()
     if _UNSAFE.search(path) and not _quoted_blank(path):
         raise MailError(reply.BAD_RECIPIENT, "an address with a control character must not reach the wire")
     return path
@@ -187,9 +218,11 @@ class _Transaction:
         if not await self._data():
             return
         answer = self._not_intermediate(await self._session.content(self._letter.content), "the final dot")
-        self._session.dirty = False  # whatever the reply was, the transaction is over there too
+        # Behind a dot the transaction is over there too, whatever the reply was. RFC 3030 §2 does not say so of a refused BDAT.
+        self._session.dirty = self._letter.job.binary and not answer.positive
         if answer.positive:
-            self._ledger.delivered(self._accepted, answer)
+            # RFC 3461 §5.2.2: a host that knows DSN tells the sender itself; for another one it is up to us
+            self._ledger.delivered(self._accepted, answer, "" if "DSN" in self._session.extensions else "relayed")
         else:
             self._ledger.message_refused(self._accepted, answer.reply, remote=True)
 
@@ -229,6 +262,8 @@ class _Transaction:
         if not self._accepted:
             await self._skip_data()
             return False
+        if self._letter.job.binary:
+            return True
         answer = await self._ask("data")
         if answer.code == 354:
             return True
@@ -244,7 +279,7 @@ class _Transaction:
 
     async def _skip_data(self) -> None:
         """Nobody was accepted. A host that wants content all the same gets none: it is left (RFC 2920 §3.1)."""
-        if self._session.pipelining and (await self._ask("data")).code == 354:
+        if self._session.pipelining and not self._letter.job.binary and (await self._ask("data")).code == 354:
             self._session.abort()
 
     async def _ask(self, stage: str) -> Answer:

@@ -16,7 +16,6 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDisconnected
@@ -25,6 +24,7 @@ from aiosmtplib.response import SMTPResponse
 
 from gateway.mail import reply
 from gateway.mail.reply import MailError, Reply, from_remote
+from gateway.mail.value import value
 
 REPLY_MAX = 32 << 10  # a long EHLO is 2 KiB; who sends more does not speak SMTP
 LINES_MAX = 500  # of one reply; a long EHLO has 30
@@ -42,11 +42,19 @@ class SessionFault(MailError):
     """The session is of no use any more: lost, too slow, or not SMTP."""
 
 
+class Unprotected(MailError):
+    """The host cannot give the protection that the message needs (RFC 8689 §4.2.1); another one may."""
+
+
 class TlsFault(Exception):
-    """The handshake failed; the connection is gone with it."""
+    """The handshake failed; the connection is gone with it. `untrusted`: the certificate was refused, by us."""
+
+    def __init__(self, detail: str, *, untrusted: bool = False) -> None:
+        super().__init__(detail)
+        self.untrusted = untrusted
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Answer:
     """A reply as it came. Made into a `Reply` only if somebody will read it."""
 
@@ -71,6 +79,9 @@ class Wire(SMTPProtocol):
         self._answers: deque[Answer] = deque()
         self._expected = 1  # the greeting
         self._waiter: asyncio.Future[None] | None = None
+        self._wait_for = ("", 0.0)  # what the waiter wants, and how many seconds it has
+        self._deadline = 0.0  # … that is, until when on the loop's clock
+        self._timer: asyncio.TimerHandle | None = None
         self._texts: list[bytes] = []  # the lines so far of the reply at the front of the buffer
         self._line = 0  # where its next line begins
         self._seen = 0  # up to where that line's end was looked for
@@ -102,6 +113,8 @@ class Wire(SMTPProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._timer is not None:  # it would keep us in memory
+            self._timer.cancel()
         self.end(SessionFault(reply.CONNECTION_LOST, str(exc) if exc else "closed"))
 
     def resume_writing(self) -> None:
@@ -176,7 +189,7 @@ class Wire(SMTPProtocol):
         except SMTPResponseException as err:
             return Answer(err.code, err.message)
         except (SessionFault, SMTPException, OSError, ValueError) as err:  # ValueError: a name that cannot stand in SNI
-            raise TlsFault(f"{type(err).__name__}: {err}") from err
+            raise TlsFault(f"{type(err).__name__}: {err}", untrusted=_is_untrusted(err)) from err
         if self.fault or self._answers:  # octets from before the handshake (RFC 3207 §4.2)
             raise TlsFault("the other side spoke between STARTTLS and the handshake")
         return None
@@ -205,21 +218,46 @@ class Wire(SMTPProtocol):
         return self.transport.get_extra_info(name) if self.transport is not None else None
 
     async def _wait(self, stage: str, timeout: float) -> None:
-        """Until anything happens. Running out of time is a fault."""
+        """Until anything happens. Running out of time is a fault.
+
+        A timer that is running is left alone unless it would ring too late: most answers come long before it does.
+        """
+        self._wait_for = (stage, timeout)
+        self._deadline = deadline = self._loop.time() + timeout
+        if self._timer is None or self._timer.when() > deadline:
+            self._set_timer(deadline)
         self._waiter = waiter = self._loop.create_future()
-        timer = self._loop.call_later(timeout, self._expire, stage, timeout)
         try:
             await waiter
         finally:
-            timer.cancel()
             self._waiter = None
 
-    def _expire(self, stage: str, timeout: float) -> None:
+    def _set_timer(self, moment: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(moment, self._ring)
+
+    def _ring(self) -> None:
+        """The timer's moment has come; the waiter's may be later, or nobody waits."""
+        self._timer = None
+        if self._waiter is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._set_timer(self._deadline)
+            return
+        stage, timeout = self._wait_for
         self.end(SessionFault(reply.HOST_TIMEOUT, f"nothing for {timeout:g} s after {stage}"))
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _is_untrusted(err: BaseException | None) -> bool:
+    """True if a certificate that could not be verified is at the bottom of an error."""
+    while err is not None and not isinstance(err, ssl.SSLCertVerificationError):
+        err = err.__cause__ or err.__context__
+    return err is not None
 
 
 def _too_long() -> SessionFault:

@@ -10,15 +10,18 @@ import asyncio
 import random
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.edge.admission import Admission
-from gateway.edge.options import LimitsOptions
+from gateway.edge.lockout import Lockout
+from gateway.edge.options import LimitsOptions, SubmissionOptions
+from gateway.edge.shedding import Marks, Shedding
 from gateway.infra.options import IPNetwork
+from gateway.infra.users import Users
 from gateway.mail.envelope import IP
 from gateway.mail.events import Trouble
 from gateway.mail.job import QueueId, make_queue_id
@@ -27,7 +30,7 @@ from gateway.ports import Clock, EventSink, Intake, Policy
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    from gateway.edge.lifecycle import Lifecycle
+    from gateway.edge.arrival import Arrival
 
 T = TypeVar("T")
 End = tuple[IP, int]  # address and port of the other end of a connection
@@ -47,6 +50,10 @@ class EdgeSettings:
     tls_context: "SSLContext | None" = None
     spool_directory: Path
     shard: int = 0
+    users: Users | None = None  # who may log in; None where nobody can
+    submission: SubmissionOptions = field(default_factory=SubmissionOptions)
+    marks: Marks = field(default_factory=Marks)  # where load is shed
+    binary: bool = False  # the way on takes BINARYMIME (RFC 3030 §3)
 
     def trusts(self, ip: IP) -> bool:
         """True for a client that may relay."""
@@ -64,14 +71,16 @@ class Setup:
 class Desk:
     """Shared by the sessions of one Edge."""
 
-    def __init__(self, setup: Setup, intake: Intake, clock: Clock, events: EventSink) -> None:
+    def __init__(self, setup: Setup, intake: Intake, clock: Clock, events: EventSink, admission: Admission) -> None:
         self.setup = setup
         self.intake = intake
         self.clock = clock
         self.events = events
-        self.admission = Admission()
+        self.admission = admission
+        self.shedding = Shedding(lambda: self.setup.settings.marks, intake, clock, events)
+        self.lockout = Lockout()
         self.draining = False
-        self.sessions: set[Lifecycle] = set()
+        self.sessions: set[Arrival] = set()
         self.threads = ThreadPoolExecutor(SPOOL_THREADS, thread_name_prefix="spool")  # threads start with the first large mail
         self._empty: asyncio.Event | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -87,12 +96,12 @@ class Desk:
             return not self.sessions
         return True
 
-    def forget(self, session: "Lifecycle") -> bool:
+    def forget(self, session: "Arrival") -> bool:
         """A session has ended; False if it was never counted."""
         if session not in self.sessions:
             return False
         self.sessions.discard(session)
-        self.admission.leave(session.client.ip)
+        self.admission.leave(session.counted)
         if not self.sessions and self._empty is not None:
             self._empty.set()
         return True
@@ -104,8 +113,16 @@ class Desk:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def hold(self, task: asyncio.Task[Any]) -> None:
+        """`finish` waits for this task too, until `release`: it stores a message."""
+        self._tasks.add(task)
+
+    def release(self, task: asyncio.Task[Any]) -> None:
+        """It stores no more."""
+        self._tasks.discard(task)
+
     async def finish(self, seconds: float) -> None:
-        """Wait for owned tasks, and cancel what is not done in time."""
+        """Wait for what is owned or held, and cancel what is not done in time."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
         left = list(self._tasks)

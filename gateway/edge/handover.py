@@ -17,7 +17,7 @@ from gateway.mail.verdict import Action, Phase, Verdict
 
 
 async def hand_over(desk: Desk, tx: Transaction, verdict: Verdict, incoming: Incoming) -> Reply:
-    """Give the message to the intake; the final reply. Run it as a task of its own (`Desk.own`): it never raises."""
+    """Give the message to the intake; the final reply. Never raises; whoever awaits it sees to it that nobody cancels it."""
     taken = False
     try:
         queue_id = await desk.intake.accept(tx, verdict)

@@ -11,7 +11,7 @@ import errno
 from concurrent.futures import Executor
 from pathlib import Path
 
-from gateway.edge.content import ContentLimits, ContentReader
+from gateway.edge.content import ContentReader
 from gateway.edge.spool import SpoolFile
 from gateway.mail import reply
 from gateway.mail.message import Message
@@ -25,10 +25,11 @@ class Incoming:
 
     STORE_FROM = 256 << 10  # octets; the queue keeps smaller messages in its database
 
-    def __init__(self, limits: ContentLimits, path: Path, pool: Executor) -> None:
-        self.reader = ContentReader(limits)
+    def __init__(self, reader: ContentReader, folder: Path, name: str, pool: Executor) -> None:
+        self.reader = reader
         self._file: SpoolFile | None = None
-        self._path = path
+        self._folder = folder
+        self._name = name  # without the suffix; a path is made only for a message that needs one
         self._pool = pool
         self._fault: OSError | None = None
 
@@ -53,17 +54,24 @@ class Incoming:
         if self._fault:
             return
         if self._file is None:
-            self._file = SpoolFile(self._path, self._pool)
+            self._file = SpoolFile(self._path(), self._pool)
         try:
             await self._file.write(data)
         except OSError as err:
             self._fault = err
             self.reader.drop()
+            await self._file.remove()  # at once: what is on a full disk is missing elsewhere until the rest is read
+
+    def check(self) -> None:
+        """Raises MailError if it is known by now that the message cannot be taken."""
+        if self.reader.fault:
+            raise MailError(self.reader.fault.value)
+        if self._fault:
+            raise self._refusal(self._fault)
 
     async def finish(self) -> Message:
         """The message, without trace fields. Raises MailError if it cannot be taken."""
-        if self.reader.fault:
-            raise MailError(self.reader.fault.value)
+        self.check()
         if self._file is None and not self.wants_storing:
             return Message(b"", self.reader.header, self.reader.take())
         await self.store()
@@ -80,7 +88,10 @@ class Incoming:
         if self._file is not None:
             await self._file.remove()
 
+    def _path(self) -> Path:
+        return self._folder / f"{self._name}.tmp"
+
     def _refusal(self, err: OSError | None) -> MailError:
         """RULES of storage: our trouble is never the sender's fault, so the reply is temporary."""
         answer = reply.NO_SPACE if err and err.errno in _NO_SPACE else reply.QUEUE_WRITE
-        return MailError(answer, f"{self._path}: {err}")
+        return MailError(answer, f"{self._path()}: {err}")

@@ -1,30 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session from connect to disconnect: admission, banner, the loop of commands, refusals, the end.
+"""A session from connect to disconnect: arrival, banner, the loop of commands, refusals, the end.
 
-Promises: a connection is counted as long as it lives; `Connected` and `Disconnected` come in pairs (one that was refused
-by a limit has only the second, one that was reset before we learnt its address neither); a fault of ours costs one
-command with 451 and the transaction, never the session; what CONNECT and HELO found out is the beginning of each transaction.
+Promises: `Connected` and `Disconnected` come in pairs (one that was not let in, by a limit or for want of a PROXY header or
+TLS, has only the second; one that was reset before we learnt its address neither); a fault of ours costs one command with
+451 and the transaction, never the session; what CONNECT and HELO found out is the beginning of each transaction.
 RFCs: 5321 §3.1 (banner), §4.2.4, §4.5.3; 2920 §3.2.
-Not here: what a command does (`edge/session.py`), octets and deadlines (`edge/connection.py`).
+Not here: what a command does (`edge/session.py`), what comes before the banner (`edge/arrival.py`).
 """
 
 import asyncio
-import random
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 
-from gateway.edge.connection import Connection
-from gateway.edge.desk import Desk, End, Setup, peer
+from gateway.edge.arrival import Arrival
+from gateway.edge.desk import Desk, End
 from gateway.edge.greeting import banner
 from gateway.edge.handover import rejected
 from gateway.edge.lines import LineFault
-from gateway.edge.options import LimitsOptions, ListenerOptions
+from gateway.edge.offers import NOTHING
+from gateway.edge.options import ListenerOptions
 from gateway.edge.over import SessionOver
 from gateway.edge.verbs import State, Verb, look_up
 from gateway.mail import reply
 from gateway.mail.address import Address
-from gateway.mail.envelope import Client, Transaction
-from gateway.mail.events import Connected, Disconnected
+from gateway.mail.envelope import Transaction
+from gateway.mail.events import Disconnected
 from gateway.mail.reply import MailError, Reply
 from gateway.mail.verdict import Phase, Verdict
 
@@ -42,68 +42,29 @@ class Counts:
     commands: int = 0
     idle: int = 0  # in a row, without a message
     errors: int = 0
+    unknown: int = 0  # of these, commands that nobody knows
     surplus: int = 0  # recipients beyond the limit
     refused: int = 0  # recipients that were refused, for that or anything else
     messages: int = 0
 
 
-class Lifecycle(Connection):
-    """One client on one listener. `setup` is what its present transaction runs under."""
+class Lifecycle(Arrival):
+    """The life of a session, but for what its commands do."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, desk: Desk, options: ListenerOptions, other: End | None = None) -> None:
-        super().__init__(loop)
-        self.desk = desk
-        self.options = options
-        self._other = other  # None: the transport knows it
-        self.setup: Setup = desk.setup
+        super().__init__(loop, desk, options, other)
         self.state = State.START
         self.counts = Counts()
-        self.client: Client
-        self.first: Transaction  # what CONNECT has found out
-        self.met: Transaction  # and what HELO has
         self.tx: Transaction | None = None
+        self.offers = NOTHING
         self._began = desk.clock.monotonic()
         self.end = 0.0  # until when the transaction may last, in the loop's time
-        self._reason = ""  # why the session is over
-
-    @property
-    def limits(self) -> LimitsOptions:
-        return self.setup.settings.limits
 
     @property
     def busy(self) -> bool:
         return self.tx is not None
 
     # --- beginning and end
-
-    def admit(self) -> bool:
-        desk, now = self.desk, self.desk.clock.now()
-        other = self._other = self._other or peer(self._wire.get_extra_info("peername"))
-        if other is None:  # reset already. What it said could still be read, but nobody may be served as nobody.
-            self.cut()
-            return False
-        ip, port = other
-        trusted = self.setup.settings.trusts(ip)
-        self.client = Client(
-            session=f"{random.getrandbits(48):012x}",
-            ip=ip,
-            port=port,
-            listener=self.options.address,
-            role=self.options.role,
-            connected=now,
-            tls=self.tls_facts() if self.options.tls == "implicit" else None,
-            trusted=trusted,
-        )
-        # Behind implicit TLS a connection was counted before its handshake (`edge/implicit.py`).
-        if self.options.tls != "implicit" and not desk.admission.enter(ip, self.limits, trusted=trusted):
-            self._reason = "refused"
-            self.part(reply.TOO_MANY_CONNECTIONS, linger=False)
-            return False
-        desk.sessions.add(self)
-        self.leaving = desk.draining
-        self.first = self.met = Transaction(client=self.client, id=desk.new_id(), started=now)
-        desk.events.emit(Connected(time=now, client=self.client))
-        return True
 
     def gone(self) -> None:
         handler = self._handler_coroutine
@@ -112,14 +73,19 @@ class Lifecycle(Connection):
 
     async def _handle_client(self) -> None:
         try:
+            await self.arrive()
             await self._greet()
             while True:
-                await self._obey(await self._next_command())
+                await self._obey(await self.command(*self._patience()))
         except SessionOver as over:
+            # To whom nothing can be said, before TLS, nothing is said here either.
+            if self._unwanted and over.reason == "shutdown":
+                over = SessionOver(over.last and reply.TOO_BUSY, "shed")
             self._reason = over.reason
             self.part(over.last, linger=over.reason != "quit")
         except asyncio.CancelledError:  # the connection is lost or was cut; this task ends, as it was told to
-            self._reason = self._reason or ("shutdown" if self.leaving else "lost")
+            ended = "tls" if self._link.broken else "shutdown" if self.leaving else "lost"
+            self._reason = self._reason or ended
         except Exception as err:  # the border of this task: nothing may escape unseen  # noqa: BLE001
             self._reason = "fault"
             self.desk.trouble(err, "session", session=self.client.session)
@@ -149,6 +115,10 @@ class Lifecycle(Connection):
         """The banner, unless the client speaks first or is not welcome."""
         if self.options.greeting_delay:
             await self._keep_silent(self.options.greeting_delay)
+        await self.welcome()
+
+    async def welcome(self) -> None:
+        """The banner, or what the policy says in its place."""
         try:
             await self.judge(Phase.CONNECT, self.met)
         except MailError as err:
@@ -166,14 +136,16 @@ class Lifecycle(Connection):
     async def _keep_silent(self, seconds: float) -> None:
         """A client that speaks before the banner does not listen to replies either (RFC 5321 §3.1 has it wait)."""
         until = self.loop.time() + seconds
-        while (left := until - self.loop.time()) > 0:
-            await self.wait(left)
+        while True:
             if self.has_input:
                 raise SessionOver(reply.SPOKE_TOO_EARLY, "early")
             if self.leaving:
                 raise SessionOver(reply.SHUTTING_DOWN, "shutdown")
             if self.ended:
                 raise SessionOver(None, "lost")
+            if (left := until - self.loop.time()) <= 0:
+                return
+            await self.wait(left)
 
     # --- one command
 
@@ -192,6 +164,12 @@ class Lifecycle(Connection):
         if self.state is not State.START:
             self.state = State.GREETED
 
+    def mail_in_hand(self) -> Transaction:
+        """The transaction that the table of verbs has made sure of."""
+        if self.tx is None:
+            raise MailError(reply.BAD_SEQUENCE)
+        return self.tx
+
     async def judge(self, phase: Phase, tx: Transaction, recipient: Address | None = None) -> Verdict:
         """Ask the policy. Raises MailError, and records it, if the answer is no."""
         verdict = await self.setup.policy.decide(phase, tx)
@@ -199,12 +177,12 @@ class Lifecycle(Connection):
             raise MailError(rejected(self.desk, phase, tx, verdict, recipient=recipient))
         return verdict
 
-    async def _next_command(self) -> bytes | LineFault:
-        patience = self.limits.command_timeout
-        if not self.busy:
-            return await self.command(patience, reply.IDLE)
-        left = self.end - self.loop.time()
-        return await self.command(patience, reply.IDLE) if left > patience else await self.command(left, reply.TOO_SLOW)
+    def _patience(self) -> tuple[float, Reply]:
+        """How long the client may take for the next command, and what it hears if it takes longer."""
+        patience = self.setup.settings.limits.command_timeout
+        if self.tx is not None and (left := self.end - self.loop.time()) <= patience:
+            return left, reply.TOO_SLOW
+        return patience, reply.IDLE
 
     async def _obey(self, line: bytes | LineFault) -> None:
         self.counts.commands += 1
@@ -217,7 +195,9 @@ class Lifecycle(Connection):
                 self._count_idle()
             await self.perform(verb, argument)
             if verb.ends_group:
-                await self.flush(self.limits.command_timeout)
+                self.send_replies()
+                if self._paused:
+                    await self.flush(self.limits.command_timeout)
         except SessionOver:
             raise
         except MailError as err:
@@ -228,10 +208,12 @@ class Lifecycle(Connection):
             await self._say_no(reply.INTERNAL)
 
     def _complaint(self, fault: LineFault) -> MailError:
-        if fault is LineFault.TLS:
+        if fault is LineFault.TLS or fault is LineFault.PROXY:
             return SessionOver(reply.NOT_SMTP, "not smtp")
         if fault is LineFault.ENDLESS:
             return SessionOver(reply.LINE_TOO_LONG, "endless line")
+        if fault is LineFault.CHUNK:
+            return SessionOver(reply.SYNTAX, "unreadable")
         return MailError(_LINE_REPLIES[fault])
 
     def _count_idle(self) -> None:
@@ -245,6 +227,10 @@ class Lifecycle(Connection):
             raise SessionOver(answer, "refused")
         if answer is reply.NOT_SMTP:
             raise SessionOver(answer, "not smtp")
+        if answer is reply.UNKNOWN_COMMAND:
+            self.counts.unknown += 1
+            if self.limits.unknown_commands and self.counts.unknown > self.limits.unknown_commands:
+                raise SessionOver(reply.TOO_MANY_UNKNOWN, "unknown commands")
         if answer.permanent:
             self.counts.errors += 1
             if self.limits.errors and self.counts.errors > self.limits.errors:

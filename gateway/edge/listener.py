@@ -11,14 +11,15 @@ Not here: one session (`edge/session.py`); binding (`edge/place.py`).
 import asyncio
 import socket
 
-from gateway.edge.desk import LOCAL, End, Setup
+from gateway.edge.admission import Admission
+from gateway.edge.desk import LOCAL, Setup
 from gateway.edge.desk import Desk as _Desk
 from gateway.edge.desk import EdgeSettings as EdgeSettings
-from gateway.edge.implicit import ImplicitServer
 from gateway.edge.options import ListenerOptions
 from gateway.edge.place import BACKLOG
 from gateway.edge.place import bind as bind
 from gateway.edge.session import SmtpSession
+from gateway.edge.shedding import Shedding
 from gateway.ports import Clock, EventSink, Intake, Policy
 
 ACCEPT_BATCH = 16  # asyncio takes its `backlog` for this too, and when descriptors run out it complains as many times a second
@@ -28,15 +29,36 @@ STORING = 10.0  # seconds that a drain waits for the queue when it has cut every
 class Edge:
     """All listeners of one process."""
 
-    def __init__(self, settings: EdgeSettings, policy: Policy, intake: Intake, clock: Clock, events: EventSink) -> None:
-        self._desk = _Desk(Setup(settings, policy), intake, clock, events)
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        policy: Policy,
+        intake: Intake,
+        clock: Clock,
+        events: EventSink,
+        *,
+        admission: Admission | None = None,
+    ) -> None:
+        self._desk = _Desk(Setup(settings, policy), intake, clock, events, admission or Admission())
         self._servers: list[asyncio.AbstractServer] = []
-        self._implicit: list[ImplicitServer] = []
 
     @property
     def sessions(self) -> int:
         """Connections that are open now."""
         return len(self._desk.sessions)
+
+    @property
+    def shedding(self) -> Shedding:
+        """What is refused for want of room, and how much of it."""
+        return self._desk.shedding
+
+    def feel(self, queued: int) -> None:
+        """So many recipients wait in the queue. Where memory runs out, who is idle is sent away."""
+        shedding = self._desk.shedding
+        shedding.feel(queued)
+        if shedding.desperate:
+            for session in list(self._desk.sessions):
+                session.send_away()
 
     async def serve(self, sock: socket.socket, options: ListenerOptions) -> None:
         """Accept connections on a bound socket, which is ours from now on. Raises ValueError for TLS without certificate."""
@@ -47,12 +69,9 @@ class Edge:
         # That a client is local follows from the socket that we listen on. A missing name says nothing: a reset takes it away.
         known = LOCAL if sock.family == socket.AF_UNIX else None
 
-        def factory(other: End | None = known) -> SmtpSession:
-            return SmtpSession(loop, desk, options, other)
+        def factory() -> SmtpSession:
+            return SmtpSession(loop, desk, options, known)
 
-        if options.tls == "implicit":
-            self._implicit.append(ImplicitServer(sock, desk, factory))
-            return
         if sock.family == socket.AF_UNIX:
             self._servers.append(await loop.create_unix_server(factory, sock=sock, backlog=ACCEPT_BATCH))
         else:
@@ -69,13 +88,12 @@ class Edge:
         desk.draining = True  # for what the kernel had accepted already
         for server in self._servers:
             server.close()
-        for implicit in self._implicit:
-            await implicit.close()
         for session in list(desk.sessions):
             session.leave()
         if not await desk.emptied(seconds):
             for session in list(desk.sessions):
                 session.cut()
+            await desk.finish(STORING)  # those that are storing are cut off when that is done
             await desk.emptied(seconds=STORING)
         await desk.finish(STORING)
         await asyncio.get_running_loop().run_in_executor(None, desk.threads.shutdown)

@@ -8,25 +8,24 @@ RFCs: 5321 §4.1.1, 1870, 2034, 3207, 6531.
 Not here: from end of data to the final reply (`edge/handover.py`), what filters think (`filters/`).
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import ClassVar
 
-from gateway.edge.commands import MailCommand, parse_helo, parse_mail, parse_rcpt
-from gateway.edge.content import ContentLimits
-from gateway.edge.greeting import extended_hello, hello
-from gateway.edge.handover import hand_over, refusal, reject_message, rejected
-from gateway.edge.incoming import Incoming
-from gateway.edge.lifecycle import Lifecycle
+from gateway.edge.commands import MailCommand, check_vrfy, parse_helo, parse_mail, parse_rcpt
+from gateway.edge.greeting import extended_hello, hello, helping
+from gateway.edge.handover import refusal, rejected
+from gateway.edge.login import Login
+from gateway.edge.offers import NOTHING, Offers
 from gateway.edge.over import SessionOver
-from gateway.edge.trace import LARGE_HEADER, stamp
+from gateway.edge.transfer import Transfer
 from gateway.edge.verbs import State, Verb
+from gateway.edge.xclient import Impersonation
 from gateway.mail import reply
 from gateway.mail.address import Address
-from gateway.mail.envelope import Client, Recipient, Transaction
+from gateway.mail.envelope import Client, Transaction
 from gateway.mail.reply import MailError, Reply
-from gateway.mail.verdict import Phase, Verdict
+from gateway.mail.verdict import Phase
 
 _OK, _SENDER_OK, _RECIPIENT_OK = reply.OK.wire(), reply.SENDER_OK.wire(), reply.RECIPIENT_OK.wire()
 _START_CONTENT = reply.START_CONTENT.wire()
@@ -34,7 +33,7 @@ SURPLUS = 10  # times the limit of recipients that a connection may go beyond it
 REFUSED = 1000  # refused recipients that a connection may have at least: a whole mailing that is greylisted
 
 
-class SmtpSession(Lifecycle):
+class SmtpSession(Transfer, Login, Impersonation):
     """The commands, in the order of RFC 5321 §4.1.1."""
 
     async def perform(self, verb: Verb, argument: bytes) -> None:
@@ -42,9 +41,7 @@ class SmtpSession(Lifecycle):
 
     async def _ehlo(self, argument: bytes) -> None:
         await self._meet(argument, esmtp=True)
-        settings = self.setup.settings
-        starttls = self.options.tls == "starttls" and settings.tls_context is not None and self.client.tls is None
-        self.say_raw(extended_hello(settings.hostname, settings.limits.message_size, starttls=starttls))
+        self.say_raw(extended_hello(self.setup.settings.hostname, self.offers))
 
     async def _helo(self, argument: bytes) -> None:
         await self._meet(argument, esmtp=False)
@@ -57,10 +54,25 @@ class SmtpSession(Lifecycle):
         met = self._begin(client, self.first)
         await self.judge(Phase.HELO, met)
         self.client, self.met, self.state = client, met, State.GREETED
+        self.offers = self._offer() if esmtp else NOTHING
         self.reset()
 
+    def _offer(self) -> Offers:
+        """What this client may use, as things are now."""
+        settings, limits, tls = self.setup.settings, self.limits, self.client.tls
+        return Offers(
+            size=limits.message_size,
+            recipients=limits.recipients,
+            messages=limits.messages_per_connection,
+            starttls=self.options.tls == "starttls" and settings.tls_context is not None and tls is None,
+            auth=self.mechanisms(),
+            require_tls=tls is not None,
+            binary=settings.binary,
+            xclient=self.offers_xclient(),
+        )
+
     async def _mail(self, argument: bytes) -> None:
-        command = parse_mail(argument, esmtp=self.client.esmtp)
+        command = parse_mail(argument, self.offers)
         self.setup = self.desk.setup  # a reload takes effect between two transactions
         limits = self.limits
         if limits.messages_per_connection and self.counts.messages >= limits.messages_per_connection:
@@ -68,16 +80,17 @@ class SmtpSession(Lifecycle):
         tx = self._begin(self.client, self.met, command)
         if limits.message_size and (command.size or 0) > limits.message_size:
             raise self._refused(Phase.MAIL, tx, reply.TOO_BIG, "limits.message_size")
-        if self.desk.intake.pressure():
-            raise self._refused(Phase.MAIL, tx, reply.NO_SPACE, "queue.pressure")
+        if pressure := self.desk.shedding.refuses_mail():
+            raise self._refused(Phase.MAIL, tx, reply.NO_SPACE, f"shedding.{pressure}")
+        await self.check_sender(tx)
         await self.judge(Phase.MAIL, tx)
         self.begin_transaction(tx)
         self.say_raw(_SENDER_OK)
 
     async def _rcpt(self, argument: bytes) -> None:
-        tx = self._mail_in_hand()
+        tx = self.mail_in_hand()
         try:
-            recipient = Recipient(parse_rcpt(argument, esmtp=self.client.esmtp, smtputf8=tx.smtputf8))
+            recipient = parse_rcpt(argument, self.offers, smtputf8=tx.smtputf8)
             if self.limits.recipients and len(tx.recipients) >= self.limits.recipients:
                 raise self._too_many(tx, recipient.address)
             tx.candidate = recipient
@@ -95,34 +108,6 @@ class SmtpSession(Lifecycle):
         self.state = State.HAS_RCPT
         self.say_raw(_RECIPIENT_OK)
 
-    async def _data(self, argument: bytes) -> None:
-        """RFC 5321 §4.1.1.4. Whatever comes of it, the transaction is over."""
-        if self.state is State.NO_RCPT:
-            raise MailError(reply.NO_RECIPIENTS)
-        tx = self._mail_in_hand()
-        incoming = self._incoming(tx)
-        self.say_raw(_START_CONTENT)
-        handed_over = False
-        try:
-            await self.receive(incoming, self.limits.data_timeout, self.end)
-            verdict = await self._read_and_judge(tx, incoming)
-            handed_over = True
-            answer = await asyncio.shield(self.desk.own(hand_over(self.desk, tx, verdict, incoming)))
-        except MailError:
-            raise
-        except Exception as err:  # recorded as what became of the message, then dealt with as any fault of ours
-            reject_message(self.desk, tx, MailError(reply.INTERNAL, repr(err)), "edge.fault", incoming.reader.size)
-            raise
-        finally:
-            self.reset()
-            if incoming.on_disk and not handed_over:
-                self.desk.own(incoming.remove())
-        if not answer.positive:
-            raise MailError(answer)
-        self.counts.messages += 1
-        self.counts.idle = 0
-        self.say(answer)
-
     async def _rset(self, argument: bytes) -> None:
         self.reset()
         self.say_raw(_OK)
@@ -131,10 +116,13 @@ class SmtpSession(Lifecycle):
         self.say_raw(_OK)
 
     async def _vrfy(self, argument: bytes) -> None:
+        check_vrfy(argument)
         self.say(reply.NOT_VERIFIED)  # RFC 5321 §7.3: no answer that helps to collect addresses
 
     async def _help(self, argument: bytes) -> None:
-        self.say(reply.HELP)
+        here = {"AUTH": self.options.role == "submission", "STARTTLS": self.options.tls == "starttls"}
+        here["XCLIENT"] = self.offers_xclient()
+        self.say_raw(helping(self.setup.settings.hostname, frozenset(verb for verb, known in here.items() if not known)))
 
     async def _quit(self, argument: bytes) -> None:
         raise SessionOver(reply.BYE, "quit")
@@ -149,8 +137,9 @@ class SmtpSession(Lifecycle):
             raise MailError(reply.TLS_NOT_OFFERED)
         self.say(reply.START_TLS)
         tls = await self.secure(context, self.limits.handshake_timeout)
-        self.tx, self.state = None, State.START
+        self.tx, self.state, self.offers = None, State.START, NOTHING
         self.client = replace(self.client, helo="", esmtp=False, tls=tls)
+        self.disbelieve()
         self.met = self.first = self._begin(self.client, self.first)
 
     _HANDLERS: ClassVar[dict[str, Callable[["SmtpSession", bytes], Awaitable[None]]]] = {
@@ -158,7 +147,10 @@ class SmtpSession(Lifecycle):
         "HELO": _helo,
         "MAIL": _mail,
         "RCPT": _rcpt,
-        "DATA": _data,
+        "DATA": Transfer.data,
+        "BDAT": Transfer.bdat,
+        "AUTH": Login.auth,
+        "XCLIENT": Impersonation.xclient,
         "RSET": _rset,
         "NOOP": _noop,
         "VRFY": _vrfy,
@@ -182,16 +174,13 @@ class SmtpSession(Lifecycle):
             sender=command.sender,
             body=command.body,
             smtputf8=command.smtputf8,
+            ret=command.ret,
+            envid=command.envid,
+            require_tls=command.require_tls,
             declared_size=command.size,
             auth=auth,
             findings=findings,
         )
-
-    def _mail_in_hand(self) -> Transaction:
-        """The transaction that the table of verbs has made sure of."""
-        if self.tx is None:
-            raise MailError(reply.BAD_SEQUENCE)
-        return self.tx
 
     def _too_many(self, tx: Transaction, recipient: Address) -> MailError:
         """RFC 5321 §4.5.3.1.10: the client sends the rest in another transaction. One that never stops is not listened to."""
@@ -209,25 +198,3 @@ class SmtpSession(Lifecycle):
     def _refused(self, phase: Phase, tx: Transaction, answer: Reply, rule: str, recipient: Address | None = None) -> MailError:
         """A refusal by a limit of our own, recorded."""
         return MailError(rejected(self.desk, phase, tx, refusal(answer, rule), recipient=recipient))
-
-    def _incoming(self, tx: Transaction) -> Incoming:
-        limits = self.limits
-        return Incoming(
-            ContentLimits(limits.message_size, limits.line_length, limits.header_size, limits.header_fields),
-            self.setup.settings.spool_directory / f"{tx.id}.tmp",
-            self.desk.threads,
-        )
-
-    async def _read_and_judge(self, tx: Transaction, incoming: Incoming) -> Verdict:
-        """The verdict on the message, which has our stamps then. Raises MailError if it is refused."""
-        try:
-            tx.message = await incoming.finish()
-        except MailError as err:
-            fault = incoming.reader.fault
-            rule = f"content.{fault.name.lower()}" if fault else "edge.spool"
-            raise MailError(reject_message(self.desk, tx, err, rule, incoming.reader.size), err.detail) from err
-        verdict = await self.judge(Phase.DATA, tx)
-        large = len(tx.message.header) > LARGE_HEADER
-        hostname, now = self.setup.settings.hostname, self.desk.clock.now()
-        tx.message = await asyncio.to_thread(stamp, tx, hostname, now) if large else stamp(tx, hostname, now)
-        return verdict

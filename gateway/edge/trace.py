@@ -2,9 +2,10 @@
 """The trace fields that we put on top of an accepted message.
 
 Promises: exactly one Received and, if anything was authenticated, one Authentication-Results above it; nothing that a
-client said can end a line in them; a forged Authentication-Results that claims to be ours is taken out; no other octet
-of the message changes.
-RFCs: 5321 §4.4 and §7.2 (FOR with one recipient only), 3848 and 6531 §4.3 (WITH), 8601 §5 (forged results).
+client said can end a line in them; a forged Authentication-Results that claims to be ours is taken out; a user's message
+without Date or Message-ID gets them, above its own header; no other octet of the message changes.
+RFCs: 5321 §4.4 and §7.2 (FOR with one recipient only), 3848 and 6531 §4.3 (WITH), 6409 §8 (what a submission server may
+add; RFC 5321 §6.4 forbids it to all others), 8601 §5 (forged results).
 Not here: how results are written (`auth/authres.py`).
 """
 
@@ -21,6 +22,8 @@ LARGE_HEADER = 64 << 10  # octets; stamping a larger one may take milliseconds: 
 
 # RFC 5322 §2.2: field-name ":" (blanks before it: §4.5.8); for a header in lower case, behind a line end
 _RESULTS = re.compile(rb"\nauthentication-results[ \t]*:")
+_DATE = re.compile(rb"\ndate[ \t]*:")
+_MESSAGE_ID = re.compile(rb"\nmessage-id[ \t]*:")
 
 
 def stamp(tx: Transaction, hostname: str, now: float) -> Message:
@@ -28,6 +31,8 @@ def stamp(tx: Transaction, hostname: str, now: float) -> Message:
     if tx.message is None:
         raise ValueError("there is no message to stamp")
     message = without_forgeries(tx.message, hostname)
+    if tx.client.role == "submission":
+        message = completed(message, tx, hostname, now)
     results = render(hostname, tx.auth) if tx.auth else b""
     return message.with_trace(results + received(tx, hostname, now))
 
@@ -48,10 +53,26 @@ def without_forgeries(message: Message, hostname: str) -> Message:
     return replace(message, header=b"".join((*kept, header[start:]))) if start else message
 
 
+def completed(message: Message, tx: Transaction, hostname: str, now: float) -> Message:
+    """The message with the Date and the Message-ID that it lacks (RFC 6409 §8.2, §8.3).
+
+    They belong to the header, not to the trace: who signs the message has to sign them. A header that begins with a blank
+    stays as it is, since its first line would become a part of ours.
+    """
+    header = message.header
+    if header.startswith((b" ", b"\t")):
+        return message
+    lower = b"\n" + header.lower()
+    added = "" if _DATE.search(lower) else f"Date: {_date(int(now))}\r\n"
+    if not _MESSAGE_ID.search(lower):
+        added += f"Message-ID: <{tx.id}@{hostname}>\r\n"
+    return replace(message, header=added.encode("ascii") + header) if added else message
+
+
 def received(tx: Transaction, hostname: str, now: float) -> bytes:
     """Our Received field. Folded, for the lines of others may be read by people only if short."""
     client = tx.client
-    lines = [f"Received: from {client.helo} (unknown [{_literal(client.ip)}])"]
+    lines = [f"Received: from {client.helo} ({client.name or 'unknown'} [{_literal(client.ip)}])"]
     lines.append(f"by {hostname} with {_protocol(client, smtputf8=tx.smtputf8)} id {tx.id}")
     if client.tls:
         lines.append(f"({client.tls.version} {client.tls.cipher} {client.tls.bits} bits)")
@@ -66,10 +87,10 @@ def _literal(ip: IP) -> str:
 
 
 def _protocol(client: Client, *, smtputf8: bool) -> str:
-    secure = "S" if client.tls else ""
+    how = ("S" if client.tls else "") + ("A" if client.user else "")
     if smtputf8:
-        return f"UTF8SMTP{secure}"
-    return f"ESMTP{secure}" if client.esmtp or secure else "SMTP"
+        return f"UTF8SMTP{how}"
+    return f"ESMTP{how}" if client.esmtp or how else "SMTP"
 
 
 @lru_cache(maxsize=8)

@@ -59,7 +59,7 @@ class HeadersFilter:
             return refusal
         if await self._has_gtube(message):
             return Verdict(Action.REJECT, reply.SPAM, (self._symbols["GTUBE"],), "headers.gtube")
-        if tx.client.trusted:
+        if tx.client.may_relay:
             return ACCEPT
         if len(message.header) > LARGE_HEADER:
             return await asyncio.to_thread(self._judge, message, tx)
@@ -87,6 +87,8 @@ class HeadersFilter:
 
     def _judge(self, message: Message, tx: Transaction) -> Verdict:
         names, facts = heuristics.examine(message, tx.started, self._ages, smtputf8=tx.smtputf8)
+        if heuristics.has_look_alike(message, tx.sender):
+            names.append("LOOK_ALIKE_DOMAIN")
         symbols: tuple[Symbol, ...] = tuple(self._symbols[name] for name in names)
         bad = [name for name in names if name in BAD_FROM]
         if bad and self._options.on_bad_from == "reject":

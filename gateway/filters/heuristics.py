@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from email.utils import mktime_tz, parsedate_tz
 
+from gateway.mail.address import Address, mixes_scripts
 from gateway.mail.message import Message
 
 GTUBE = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
@@ -34,6 +35,7 @@ SCORES = {
     "DATE_IN_FUTURE": 2.0,
     "DATE_IN_PAST": 1.0,
     "SUBJECT_ALL_CAPS": 1.0,
+    "LOOK_ALIKE_DOMAIN": 3.0,  # of the sender or in From: letters of several scripts that look the same
     "HEADER_NUL": 3.0,
     "HEADER_8BIT": 1.5,
     "HEADER_MALFORMED": 2.0,
@@ -55,6 +57,8 @@ _CAPITAL = re.compile(rb"[A-Z]")
 ZONE_MAX = 99 * 3600 + 59 * 60  # seconds: RFC 5322 §3.3 gives a zone four digits
 DATE_MAX = 200  # octets that are read as a date
 SUBJECT_MAX = 1000  # octets that are looked at for capitals
+FROM_MAX = 1000  # octets of a From field that are searched for domains
+_FROM_DOMAIN = re.compile(rb"@([^\s@<>()\",;:]{1,255})")
 CAPS_MIN = 10  # letters before capitals mean something
 
 
@@ -130,6 +134,14 @@ def _date(value: bytes, now: float, ages: tuple[float, float]) -> str:
     if stamp > now + ages[1]:
         return "DATE_IN_FUTURE"
     return "DATE_IN_PAST" if stamp < now - ages[0] else ""
+
+
+def has_look_alike(message: Message, sender: Address | None) -> bool:
+    """Does the domain of the sender, or one in From, mix scripts? It is told, never rewritten."""
+    domains = [sender.domain] if sender else []
+    for author in message.values(b"from"):
+        domains += [found.decode("utf-8", "replace") for found in _FROM_DOMAIN.findall(author[:FROM_MAX])]
+    return any(map(mixes_scripts, domains))
 
 
 def _all_caps(subject: bytes) -> bool:

@@ -10,41 +10,54 @@ Not here: the grammar (`mail/address.py`), where the mail goes (`delivery/route.
 """
 
 from collections.abc import Collection, Sequence
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
 from gateway.filters.base import FilterOptions
-from gateway.infra.options import IPNetwork, Network, Options, field_validator, option
+from gateway.infra.options import IPNetwork, Network, Options, ValidationInfo, check, covers_everybody, field_validator, option
 from gateway.mail import reply
 from gateway.mail.address import Address, AddressError, parse_domain, parse_mailbox, to_ascii
-from gateway.mail.envelope import Recipient, Transaction
+from gateway.mail.envelope import Client, Transaction
 from gateway.mail.reply import Reply
 from gateway.mail.verdict import Action, Phase, Verdict
 
 ROUTING = frozenset("@%!")  # user%host, host!user, "user@host" inside a local part name a second hop
-_MAPPED = IPv6Network("::ffff:0:0/96")  # every IPv4 address, in the clothes of IPv6
+# RFC 2606, 6761, 6762, 9476 and the habits of private networks: ".label" of these takes mail for nobody on the internet
+PRIVATE = frozenset({"alt", "corp", "example", "home", "internal", "invalid", "lan", "local", "localhost", "test"})
+
+
+def _domain_entry(entry: str, beside: ValidationInfo) -> str:
+    """A domain of [relay] in lower-case A-labels, its leading dot kept."""
+    dot, name = ("." if entry.startswith(".") else ""), entry.removeprefix(".")
+    if name.startswith("["):
+        raise ValueError("is an address literal, which is never relayed to; write a domain name")
+    domain = to_ascii(_as_config_fault(parse_domain, name.encode()))
+    # There is no list of public suffixes here, so a dot before "co.uk" is not noticed.
+    if dot and "." not in domain and domain not in PRIVATE and not beside.data.get("open"):
+        raise ValueError("stands for a whole top-level domain, most of which is not yours; relay.open = true if it is")
+    return dot + domain
 
 
 class RelayOptions(Options):
     """[relay]"""
 
-    open: bool = option(False, doc="Allow networks to cover the whole internet. Only behind a firewall: anyone may relay.")
-    domains: list[str] = option([], doc='Mail for these is taken from anyone; ".dest.example" stands for all its sub-domains.')
+    open: bool = option(
+        False,
+        doc="Allow what makes an open relay: networks, proxies or domains that cover the internet. Behind a firewall only.",
+    )
+    domains: list[Annotated[str, check(_domain_entry)]] = option(
+        [], doc='Mail for these is taken from anyone; ".dest.example" stands for all its sub-domains.'
+    )
     networks: list[Network] = option(
         ["127.0.0.0/8"],
         doc="Clients that may relay to anywhere; exempt from per-client limits, greylisting, DNSBL.",
     )
     postmaster: str = option("", doc="Where <postmaster> without a domain goes; default: postmaster@ the first of domains.")
 
-    @field_validator("domains")
-    @classmethod
-    def _domains_are_names(cls, domains: list[str]) -> list[str]:
-        return [_domain_entry(domain) for domain in domains]
-
     @field_validator("networks")
     @classmethod
-    def _networks_are_not_everybody(cls, networks: list[IPNetwork], info: Any) -> list[IPNetwork]:
-        if not info.data.get("open") and _covers_everybody(networks):
+    def _networks_are_not_everybody(cls, networks: list[IPNetwork], beside: ValidationInfo) -> list[IPNetwork]:
+        if not beside.data.get("open") and covers_everybody(networks):
             raise ValueError("covers the whole internet: anyone could relay through us; relay.open = true if that is wanted")
         return networks
 
@@ -121,17 +134,17 @@ class RecipientsFilter:
         if not address.domain:
             return self._bare(address, tx)
         domain = address.ascii_domain
-        if not tx.client.trusted and (refusal := self._relay_refusal(address, domain)):
+        if not tx.client.may_relay and (refusal := self._relay_refusal(address, domain)):
             return refusal
         if domain in self._known and not self._is_user(address, self._known[domain]):
             return _refused(reply.NO_SUCH_USER, "recipients.unknown", str(address))
-        return _taken(address, "relay.networks" if tx.client.trusted else "relay.domains")
+        return _taken(address, _because(tx.client))
 
     def _bare(self, address: Address, tx: Transaction) -> Verdict:
         if not address.is_postmaster:
             return _refused(reply.RELAY_DENIED, "recipients.no_domain", str(address))
         if self._rule.postmaster is not None:
-            tx.candidate = Recipient(self._rule.postmaster)
+            tx.candidate = replace(tx.candidate, address=self._rule.postmaster) if tx.candidate else None
         return _taken(tx.candidate.address if tx.candidate else address, "postmaster")
 
     def _relay_refusal(self, address: Address, domain: str) -> Verdict | None:
@@ -146,6 +159,12 @@ class RecipientsFilter:
         if local in users or local == "postmaster":
             return True
         return bool(self._extension) and local.partition(self._extension)[0] in users
+
+
+def _because(client: Client) -> str:
+    if client.user:
+        return "authenticated"
+    return "relay.networks" if client.trusted else "relay.domains"
 
 
 def _taken(address: Address, because: str) -> Verdict:
@@ -163,23 +182,8 @@ def _postmaster(configured: str, names: Sequence[str]) -> Address | None:
     return Address("postmaster", names[0]) if names else None
 
 
-def _domain_entry(entry: str) -> str:
-    """A domain of [relay] in lower-case A-labels, its leading dot kept."""
-    dot, name = ("." if entry.startswith(".") else ""), entry.removeprefix(".")
-    if name.startswith("["):
-        raise ValueError(f"{entry}: write a domain name; address literals are never relayed to")
-    return dot + to_ascii(_as_config_fault(parse_domain, name.encode()))
-
-
 def _as_config_fault(parse: Any, raw: bytes) -> Any:
     try:
         return parse(raw)
     except AddressError as err:
         raise ValueError(f"{raw.decode(errors='replace')!r}: {err}") from err
-
-
-def _covers_everybody(networks: Sequence[IPNetwork]) -> bool:
-    """True if they contain all of IPv4 or all of IPv6, in one piece or in several."""
-    v4 = collapse_addresses(network for network in networks if isinstance(network, IPv4Network))
-    v6 = collapse_addresses(network for network in networks if isinstance(network, IPv6Network))
-    return any(not network.prefixlen for network in v4) or any(network.supernet_of(_MAPPED) for network in v6)

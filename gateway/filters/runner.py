@@ -65,7 +65,13 @@ class Runner:
         try:
             if limit <= 0:
                 raise Late("no time left in this phase")
-            verdict = bounded(await within(limit, self._check(phase, tx)))
+            work = self._check(phase, tx)
+            try:
+                waits_for = work.send(None)  # see `deadline.py`
+            except StopIteration as done:
+                verdict = bounded(done.value)
+            else:
+                verdict = bounded(await within(limit, work, waits_for))
         except asyncio.CancelledError as err:
             breaker.abandoned() if probing else None
             if (task := asyncio.current_task()) is None or task.cancelling():

@@ -13,7 +13,6 @@ Not here: the evaluation of records (`auth/spf.py`).
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from gateway.auth import spf
@@ -22,6 +21,7 @@ from gateway.filters.base import OnFail, ScoredOptions
 from gateway.infra.options import option
 from gateway.mail import reply
 from gateway.mail.envelope import Client, Transaction
+from gateway.mail.value import value
 from gateway.mail.verdict import ACCEPT, Action, AuthResult, Phase, Symbol, Verdict
 from gateway.ports import Resolver
 
@@ -37,6 +37,7 @@ SCORES = {
 }
 SHARE = 0.9  # of the filter's timeout is for the DNS: what is slow there has its own result
 EXPLANATION_MAX = 250  # characters: with the rest it fits a reply line, RFC 5321 §4.5.3.1.5
+LOGGED_IN = Verdict(facts={"skipped": "the client has logged in"})
 SKIPPED = Verdict(facts={"skipped": "the client is trusted, and its mail goes elsewhere"})
 
 
@@ -58,7 +59,7 @@ class SpfOptions(ScoredOptions):
     )
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Checked(AuthResult):
     """A result in `tx.auth` with what the filter needs of it at later recipients and at end of data."""
 
@@ -80,6 +81,8 @@ class SpfFilter:
         self._symbols = options.symbols()
 
     async def check(self, phase: Phase, tx: Transaction) -> Verdict:
+        if tx.client.user:  # he is wherever he is: no record can list the places that people write from
+            return LOGGED_IN
         if tx.client.trusted and self._exempt(tx):
             return SKIPPED
         results = [result for result in tx.auth if isinstance(result, Checked)]

@@ -102,9 +102,11 @@ class Observations:
     sums: dict[tuple[str, ...], float] = field(default_factory=dict)
 
     def observe(self, value: float, *labels: str) -> None:
-        if labels not in self.counts:
+        counts = self.counts.get(labels)
+        if counts is None:
             self.prepare(*labels)
-        self.counts[labels][bisect_left(self.bounds, value)] += 1
+            counts = self.counts[labels]
+        counts[bisect_left(self.bounds, value)] += 1
         self.sums[labels] += value
 
     def prepare(self, *labels: str) -> None:

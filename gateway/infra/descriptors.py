@@ -12,16 +12,20 @@ ENOUGH = 1 << 20  # "unlimited" means this: some programs walk through all descr
 BASE = 100  # for databases, spool files, DNS, admin requests
 
 
-def raise_limit() -> int:
-    """Take all that the hard limit allows; processes that are started later inherit it. Returns the limit.
+def raise_limit() -> str:
+    """Take all that the hard limit allows; processes that are started later inherit it.
 
-    The soft limit is 1024 nearly everywhere, for the sake of programs that use select(2); we do not.
+    Returns why that could not be done, empty if it could: we can live with the limit that there is. The soft
+    limit is 1024 nearly everywhere, for the sake of programs that use select(2); we do not.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return limit()
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError) as err:  # a filter of system calls (systemd) or a container does not let us
+            return f"the limit of open files stays at {soft}, and cannot be raised to {wanted}: {err}"
+    return ""
 
 
 def limit() -> int:

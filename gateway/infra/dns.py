@@ -11,32 +11,40 @@ Not here: messages (`infra/dnswire.py`), sockets (`infra/dnssocket.py`), the sto
 """
 
 import asyncio
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
+from typing import Annotated, Any, Protocol
 
 from gateway.infra import dnssocket, dnswire
 from gateway.infra.clock import SystemClock
 from gateway.infra.dnscache import Cache
 from gateway.infra.dnsservers import ServerList, parse_server
 from gateway.infra.dnswire import BadReply, Question, Reply
-from gateway.infra.options import Duration, Options, field_validator, option
+from gateway.infra.options import Duration, Options, check, option
 from gateway.mail.verdict import Lookup
 from gateway.ports import MX, Answer, Clock, LookupFailed
 
-# (type, status, from the cache?, seconds) of each lookup
-Observer = Callable[[str, str, bool, float], None]
+
+class Observer(Protocol):
+    """Hears of each lookup: its type, how it ended, how long it took, and whether the cache answered."""
+
+    def __call__(self, kind: str, status: str, seconds: float, *, cached: bool) -> None: ...
+
 
 ROUNDS = 2  # how often the list of servers is gone through; a datagram may be lost
 _RCODES = {dnswire.FORMERR: "formerr", dnswire.SERVFAIL: "servfail", dnswire.NOTIMP: "notimp", dnswire.REFUSED: "refused"}
 
 
+def _server(text: str) -> str:
+    parse_server(text)
+    return text
+
+
 class DnsOptions(Options):
     """[dns]"""
 
-    nameservers: list[str] = option(
+    nameservers: list[Annotated[str, check(_server)]] = option(
         [], doc='Name servers, tried in this order: "host:port" or "host", IP addresses. Default: those of /etc/resolv.conf.'
     )
     timeout: Duration = option("5s", gt=0, doc="How long one server may take for one question before the next one is asked.")
@@ -56,13 +64,6 @@ class DnsOptions(Options):
         1232, ge=512, le=4096, doc="Largest UDP answer to ask for, in octets (RFC 9715 §3.1: not over 1400)."
     )
     trust_ad: bool = option(False, doc="Believe the AD bit (DNSSEC validated) also of name servers that are not on loopback.")
-
-    @field_validator("nameservers")
-    @classmethod
-    def _are_addresses(cls, value: list[str]) -> list[str]:
-        for text in value:
-            parse_server(text)
-        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ class DnsResolver:
             ended = self._clock.monotonic()
             seconds, now = ended - now, ended
         if self._observer:
-            self._observer(type, outcome.status, entry is not None, seconds)
+            self._observer(type, outcome.status, seconds, cached=entry is not None)
         note_lookup(Lookup(key[0], type, _texts(outcome.records), outcome.status, seconds, entry is not None))
         if outcome.detail:
             raise LookupFailed(outcome.detail)

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.mail.hostport import split_host_port
+
+PORT = 53
 RESOLV_CONF = Path("/etc/resolv.conf")
 SERVERS_MAX = 8  # more in a list only make a dead network take longer
 
@@ -33,19 +36,11 @@ def parse_server(text: str) -> Server:
 
     Raises ValueError for anything else; a name server is not found by name.
     """
-    host, port = text, "53"
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") if rest.startswith(":") else "53" if bracket and not rest else ""
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    host = "127.0.0.1" if host == "localhost" else host
     try:
+        host, port = (text, PORT) if text.count(":") > 1 and "[" not in text else split_host_port(text, PORT)
+        host = "127.0.0.1" if host == "localhost" else host.strip("[]")
         loopback = ipaddress.ip_address(host.partition("%")[0]).is_loopback
-        number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
-        if not 0 < number < 65536:
-            raise ValueError(port)
-        family, *_, address = socket.getaddrinfo(host, number, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0]
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0]
     except (ValueError, OSError) as err:
         raise ValueError(
             f'{text!r} is not a name server: write an IP address, with its port if that is not 53: "127.0.0.1:53"'

@@ -57,11 +57,34 @@ def to_line(entry: Record, odd: Callable[[Any], Any] | None = None) -> str:
     return line
 
 
+_last: tuple[Event | None, str] = (None, "")  # one tuple, so that threads see both parts or neither
+
+
+def line_of(event: Event) -> str:
+    """An event as its line in the log, without the newline. Never raises: one that cannot be told is told as such.
+
+    The line of the last event is kept, since log and trace ask for the same one in turn.
+    """
+    global _last
+    known, line = _last
+    if known is not event:
+        try:
+            line = to_line(record(event))
+        except Exception as err:  # noqa: BLE001 - the border to the log: no event may stop the mail
+            line = to_line(_unloggable(event, err))
+        _last = (event, line)
+    return line
+
+
 class JsonLog:
     """An EventSink that writes to `stream`. `close` it in the end, or the last lines may be missing."""
 
-    def __init__(self, stream: TextIO, options: LogOptions | None = None, *, buffer: int = BUFFER) -> None:
+    def __init__(
+        self, stream: TextIO, options: LogOptions | None = None, *, worker: int | None = None, buffer: int = BUFFER
+    ) -> None:
+        """`worker` is its number where there are several: every record says it."""
         options = options or LogOptions()
+        self._end = "}" if worker is None else f',"worker":{worker}}}'
         self.dropped = 0  # records that were left out since the start
         self._limit = buffer
         self._wanted = _wanted(options)
@@ -78,17 +101,15 @@ class JsonLog:
         """Take an event in. Costs some microseconds, never blocks, never raises."""
         if type(event) not in self._wanted:
             return
-        try:
-            line = to_line(record(event)) + "\n"
-        except Exception as err:  # noqa: BLE001 - the border to the log: no event may stop the mail
-            line = to_line(_unloggable(event, err)) + "\n"
+        line = line_of(event)[:-1] + self._end
+        size = len(line) + 1  # with its newline
         with self._lock:
-            if self._waiting + len(line) > self._limit:
+            if self._waiting + size > self._limit:
                 self.dropped += 1
                 self._unreported += 1
                 return
             self._lines.append(line)
-            self._waiting += len(line)
+            self._waiting += size
             if self._thread is None:
                 self._start()
         if not self._wake.is_set():
@@ -120,10 +141,10 @@ class JsonLog:
         with self._lock:
             lines, self._lines = self._lines, []
             unreported, self._unreported = self._unreported, 0
-        size = sum(map(len, lines))
+        size = sum(map(len, lines)) + len(lines)
         if unreported:
-            lines.append(to_line(_dropped(unreported)) + "\n")
-        written = self._output.write("".join(lines).encode("ascii")) if lines else True
+            lines.append(to_line(_dropped(unreported))[:-1] + self._end)
+        written = self._output.write(("\n".join(lines) + "\n").encode("ascii")) if lines else True
         with self._lock:
             self._waiting -= size
             if not written:

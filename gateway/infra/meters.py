@@ -18,6 +18,7 @@ from gateway.infra.records import outcome_label
 from gateway.mail.events import (
     Accepted,
     Attempted,
+    AuthAttempted,
     Bounced,
     Connected,
     Disconnected,
@@ -30,7 +31,7 @@ from gateway.mail.events import (
     Trouble,
 )
 from gateway.mail.job import Deferred, Delivered
-from gateway.mail.verdict import Phase
+from gateway.mail.verdict import Action, Finding, Phase
 
 Handlers = Mapping[type[Event], Callable[[Any], None]]
 
@@ -39,6 +40,7 @@ SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 FILTER_SECONDS = (0.0001, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
 LIFETIMES = (1.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 21600.0, 86400.0, 432000.0)  # up to queue.expire
 
+LOGINS = frozenset({"ok", "failed", "locked", "unavailable", "malformed"})
 DNS_TYPES = frozenset({"A", "AAAA", "MX", "TXT", "PTR", "CNAME", "TLSA", "NS", "SOA", "SPF"})
 
 
@@ -87,6 +89,7 @@ class Filters:
 
     def __init__(self, book: Book) -> None:
         self._new = NewFindings()
+        self._labels: dict[tuple[str, Phase, str, Action], tuple[str, str, str, str]] = {}
         self._names = Vocabulary(60)
         self._runs = book.counter(
             "gateway_filter_runs",
@@ -102,12 +105,22 @@ class Filters:
 
     def count(self, event: Accepted | Rejected) -> None:
         for finding in self._new.of(event):
-            name = self._names(finding.filter)
-            mode = "shadow" if finding.mode == "shadow" else "enforce"
-            self._runs.count(name, finding.phase.value, mode, finding.verdict.action.label)
+            run = (finding.filter, finding.phase, finding.mode, finding.verdict.action)
+            labels = self._labels.get(run) or self._label(finding)
+            self._runs.count(*labels)
+            name = labels[0]
             self._seconds.observe(finding.seconds, name)
             if finding.fault:
                 self._faults.count(name)
+
+    def _label(self, finding: Finding) -> tuple[str, str, str, str]:
+        """The labels of a run; remembered, for each message has the same ones."""
+        action = finding.verdict.action
+        name = self._names(finding.filter)
+        labels = (name, finding.phase.value, "shadow" if finding.mode == "shadow" else "enforce", action.label)
+        if name == finding.filter:  # a word of the vocabulary, which is bounded
+            self._labels[name, finding.phase, labels[2], action] = labels
+        return labels
 
 
 class Delivery:
@@ -158,7 +171,18 @@ class Sessions:
         self._opened = book.counter("gateway_connections_opened", "Client connections let in.")
         self._ended = book.counter("gateway_sessions_ended", "Ended client sessions by reason.", "reason")
         self._seconds = book.histogram("gateway_session_seconds", "How long sessions lasted.", SECONDS)
-        self.handlers: Handlers = {Connected: self._connected, Disconnected: self._disconnected}
+        self._logins = book.counter(
+            "gateway_auth",
+            "Logins by result: ok, failed, locked (too many failures), unavailable (our trouble), malformed.",
+            "result",
+        )
+        for result in LOGINS:
+            self._logins.prepare(result)
+        self.handlers: Handlers = {
+            Connected: self._connected,
+            Disconnected: self._disconnected,
+            AuthAttempted: lambda event: self._logins.count(event.result if event.result in LOGINS else OTHER),
+        }
 
     def _connected(self, event: Connected) -> None:
         self._opened.count()
@@ -195,7 +219,7 @@ class Lookups:
         self._lookups = book.counter("gateway_dns_lookups", "DNS lookups by type and outcome.", "type", "status", "cached")
         self._seconds = book.histogram("gateway_dns_seconds", "What lookups took that no cache answered.", SECONDS)
 
-    def count(self, kind: str, status: str, cached: bool, seconds: float) -> None:
+    def count(self, kind: str, status: str, seconds: float, *, cached: bool) -> None:
         """An observer for `infra/dns.py`."""
         self._lookups.count(kind if kind in DNS_TYPES else OTHER, self._states(status), "yes" if cached else "no")
         if not cached:

@@ -4,7 +4,7 @@
 Promises: `emit` costs some microseconds, never blocks, never raises; it is called by one thread, the loop's. `merge`
 keeps the samples of each worker apart by a `worker` label.
 Not here: what is counted as what (`infra/meters.py`), serving the page (`ops/api.py`), reading queue depth and store
-counters (whoever calls `set_queue` and `set_store`).
+counters (whoever calls `set_queue` and `set_store`), what is shed and when certificates end.
 """
 
 import time
@@ -18,11 +18,12 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from gateway import __version__
-from gateway.infra.counting import Book, Counts, Level, Observations
+from gateway.infra.counting import LONGEST_WORD, Book, Counts, Level, Observations
 from gateway.infra.meters import Daemon, Delivery, Lookups, Messages, Sessions
 from gateway.mail.events import Event
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MOST_CERTIFICATES = 100
 
 
 class _Exposition(Collector):
@@ -59,7 +60,7 @@ class Metrics:
         self._handlers: dict[type[Event], Callable[[Any], None]] = {}
         for group in (Messages, Delivery, Sessions, Daemon):
             self._handlers.update(group(book).handlers)
-        self.lookup = Lookups(book).count  # an observer for the resolver: (type, status, from the cache?, seconds)
+        self.lookup = Lookups(book).count  # an observer for the resolver
         self._depth = book.gauge("gateway_queue_recipients", "Recipients in the queue now, by state.", "state")
         self.set_queue({})
         self._store = book.counter(
@@ -68,6 +69,17 @@ class Metrics:
             "kind",
         )
         self.set_store({"commits": 0, "operations": 0})
+        self._trace = book.counter(
+            "gateway_trace_dropped", "Events that are missing from traces: too many at once, or no space."
+        )
+        self.set_trace(0)
+        self._shedding = book.gauge("gateway_shedding", "1 while load is shed for that reason.", "reason")
+        self._shed = book.counter(
+            "gateway_shed", "What was refused for want of room: `what` is connection, mail or session.", "reason", "what"
+        )
+        self._certificates = book.gauge(
+            "gateway_tls_certificate_expiry_timestamp_seconds", "When a certificate of ours ends, in Unix time.", "name"
+        )
         self._uptime = book.gauge("gateway_uptime_seconds", "Seconds since this process began to count.")
         book.gauge("gateway_build_info", "Always 1; the label is the version.", "version").set(1, __version__)
         self._registry = CollectorRegistry()
@@ -89,6 +101,21 @@ class Metrics:
         """Totals since the start by kind: {"commits": …, "operations": …}. They may only grow."""
         for kind, number in counts.items():
             self._store.values[kind,] = number
+
+    def set_trace(self, dropped: int) -> None:
+        """Events that the trace has left out since the start."""
+        self._trace.values[()] = dropped
+
+    def set_shedding(self, states: Mapping[str, bool], refused: Mapping[tuple[str, str], int]) -> None:
+        """Is load shed now, by reason; and what was refused since the start, by reason and what it was."""
+        for reason, pressed in states.items():
+            self._shedding.set(int(pressed), reason)
+        for labels, number in refused.items():
+            self._shed.values[labels] = number
+
+    def set_certificates(self, ends: Mapping[str, float]) -> None:
+        """The end of each certificate by its name, of those that are in use now."""
+        self._certificates.values = {(name[:LONGEST_WORD],): end for name, end in list(ends.items())[:MOST_CERTIFICATES]}
 
     def render(self) -> bytes:
         """The page of this process, as `CONTENT_TYPE`."""

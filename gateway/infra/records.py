@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gateway.mail.envelope import Client, Envelope
+from gateway.mail.envelope import BodyType, Client, Envelope, Recipient
 from gateway.mail.events import (
     Accepted,
     Attempted,
+    AuthAttempted,
     Bounced,
     Connected,
     Disconnected,
@@ -34,6 +35,7 @@ from gateway.mail.verdict import Finding, Lookup, Symbol, Verdict
 Record = dict[str, Any]
 
 LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+BESIDE = 20  # recipients taken before that the refusal of one more lists: thousands may be refused behind a thousand
 
 _last = (0, "1970-01-01T00:00:00")  # one tuple, so that threads see both parts or neither
 
@@ -58,12 +60,13 @@ def record(event: Event) -> Record:
 
 
 def full(event: Event, findings: Sequence[Finding]) -> Record:
-    """The form for the trace: with these findings, and without a level."""
-    entry = record(event)
-    del entry["level"]
-    if findings:
-        entry["findings"] = [finding_record(finding) for finding in findings]
-    return entry
+    """The form for the trace: with these findings."""
+    return record(event) | (finding_records(findings) if findings else {})
+
+
+def finding_records(findings: Sequence[Finding]) -> Record:
+    """What the trace adds to the short form."""
+    return {"findings": [finding_record(finding) for finding in findings]}
 
 
 def _connected(entry: Record, event: Connected) -> None:
@@ -81,10 +84,21 @@ def _disconnected(entry: Record, event: Disconnected) -> None:
     entry["commands"] = event.commands
 
 
+def _auth(entry: Record, event: AuthAttempted) -> None:
+    _client(entry, event.client)
+    entry["user"] = event.name
+    entry["mechanism"] = event.mechanism
+    entry["result"] = event.result
+    if event.detail:
+        entry["detail"] = event.detail
+    if event.old_hash:
+        entry["old_hash"] = True
+
+
 def _rejected(entry: Record, event: Rejected) -> None:
     entry["id"] = event.id
     _client(entry, event.client)
-    _envelope(entry, event.envelope)
+    _envelope(entry, event.envelope, None if event.recipient is None else BESIDE)
     entry["phase"] = event.phase.value
     if event.recipient is not None:
         entry["recipient"] = str(event.recipient)
@@ -160,8 +174,7 @@ def _finished(entry: Record, event: Finished) -> None:
     entry["sender"] = str(event.sender)
     entry["recipients"] = [_fate(fate) for fate in event.fates]
     entry["size"] = event.size
-    discarded = bool(event.fates) and all(fate.result == "discarded" for fate in event.fates)
-    entry["verdict"] = "discard" if discarded else "accept"
+    entry["verdict"] = "discard" if {fate.result for fate in event.fates} == {"discarded"} else "accept"
     entry["rule"] = event.rule
     entry["symbols"] = list(event.symbols)
     entry["accepted"] = timestamp(event.accepted)
@@ -203,6 +216,7 @@ def _lifecycle(entry: Record, event: Lifecycle) -> None:
 RECORDS: dict[type[Event], tuple[str, str, Callable[[Record, Any], None]]] = {
     Connected: ("debug", "connected", _connected),
     Disconnected: ("debug", "disconnected", _disconnected),
+    AuthAttempted: ("info", "auth", _auth),
     Rejected: ("info", "rejected", _rejected),
     Accepted: ("info", "accepted", _accepted),
     Attempted: ("info", "attempted", _attempted),
@@ -222,14 +236,40 @@ def _client(entry: Record, client: Client) -> None:
     entry["session"] = client.session
     entry["client"] = str(client.ip)
     entry["helo"] = client.helo
+    if client.user:
+        entry["user"] = client.user
     if client.tls is not None:
         entry["tls"] = client.tls.version
         entry["cipher"] = client.tls.cipher
 
 
-def _envelope(entry: Record, envelope: Envelope) -> None:
+def _envelope(entry: Record, envelope: Envelope, most: int | None = None) -> None:
+    """The envelope, with `most` of its recipients and the number of the others."""
+    recipients = envelope.recipients[:most]
     entry["sender"] = str(envelope.sender)
-    entry["recipients"] = [str(recipient.address) for recipient in envelope.recipients]
+    entry["recipients"] = [str(recipient.address) for recipient in recipients]
+    if len(recipients) < len(envelope.recipients):
+        entry["more_recipients"] = len(envelope.recipients) - len(recipients)
+    if envelope.ret:
+        entry["ret"] = envelope.ret
+    if envelope.envid:
+        entry["envid"] = envelope.envid
+    if envelope.require_tls:
+        entry["require_tls"] = True
+    if envelope.body is BodyType.BINARY:
+        entry["binary"] = True
+    if asked := [_asked(each) for each in recipients if each.notify or each.orcpt]:
+        entry["dsn"] = asked
+
+
+def _asked(recipient: Recipient) -> Record:
+    """Which notices about a recipient were asked for (RFC 3461 §4)."""
+    asked: Record = {"recipient": str(recipient.address)}
+    if recipient.notify:
+        asked["notify"] = ",".join(recipient.notify)
+    if recipient.orcpt:
+        asked["orcpt"] = recipient.orcpt
+    return asked
 
 
 def _verdict(entry: Record, verdict: Verdict) -> None:

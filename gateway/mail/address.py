@@ -10,10 +10,12 @@ Not here: which addresses we take (`filters/recipients.py`).
 
 import ipaddress
 import re
-from dataclasses import dataclass
+import unicodedata
 from functools import lru_cache
 
 import idna
+
+from gateway.mail.value import value
 
 
 class AddressError(ValueError):
@@ -45,13 +47,14 @@ _PATH = re.compile(rb"<" + _ROUTE + _MAILBOX + rb">")
 _BARE_MAILBOX = re.compile(_MAILBOX)
 _DOMAIN_ONLY = re.compile(_DOMAIN + rb"|" + _LITERAL)
 _POSTMASTER = re.compile(rb"<(postmaster)>", re.I)
+_CONFUSABLE = frozenset({"LATIN", "GREEK", "CYRILLIC"})
 _LDH = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _IPV4 = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})")
 # RFC 5321 §4.1.2: esmtp-keyword ["=" esmtp-value]; RFC 6531 §3.3 adds UTF-8 to the value
 _PARAMETER = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]{0,63})(?:=([!-<>-~\x80-\xff]{1,1000}))?")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Address:
     """A mailbox, or the null sender (both parts empty). `local` keeps its quotes and its case.
 
@@ -118,6 +121,26 @@ def _a_label(label: str) -> str:
             raise AddressError("bad internationalised domain: not a label after mapping")
         return label
     return idna.alabel(label).decode("ascii").lower()
+
+
+def mixes_scripts(domain: str) -> bool:
+    """True if a label of the domain mixes letters of Latin, Greek and Cyrillic, which are taken for each other.
+
+    A-labels are looked at as what they stand for. Nobody registers such a name but to deceive (UTS 39 §5.1).
+    """
+    if domain.isascii() and "xn--" not in domain.lower():
+        return False
+    return any(len(_scripts(label)) > 1 for label in domain.split("."))
+
+
+def _scripts(label: str) -> frozenset[str]:
+    if label.lower().startswith("xn--"):
+        try:
+            label = idna.ulabel(label)
+        except (idna.IDNAError, UnicodeError):
+            return frozenset()
+    names = (unicodedata.name(letter, "").partition(" ")[0] for letter in label if letter.isalpha())
+    return _CONFUSABLE.intersection(names)
 
 
 def parse_path(raw: bytes, *, utf8: bool) -> tuple[Address, bytes]:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The notice that mail could not be delivered: multipart/report with a text, a status for programs, and the original.
+"""The notice about what became of mail: multipart/report with a text, a status for programs, and the original.
 
 Promises: every line ends with CRLF and has at most 998 octets; nothing that others wrote (addresses, replies, the original)
 can begin a field or end a part; the notice is 7-bit unless an address in it needs UTF-8 (`Notice.eight_bit`); of a larger
 original than `Notice.whole` no more than `HEADER_MAX` octets are looked at.
-RFCs: 3464 (status), 6522 (report), 6533 (internationalised), 3834 §3.1.7 (Auto-Submitted), 3463 (codes).
+RFCs: 3464 (status), 3461 §6 (what a sender asked for), 6522 (report), 6533 (internationalised), 3834 §3.1.7 (Auto-Submitted).
 Not here: who gets one, and under which envelope (`delivery/bounce.py`).
 """
 
@@ -19,6 +19,7 @@ from email.utils import format_datetime
 from gateway.mail.address import Address
 from gateway.mail.job import QueueId
 from gateway.mail.message import Message, find_values
+from gateway.mail.notify import envelope_id, original_recipient
 from gateway.mail.reply import Reply, clean
 
 LINE_MAX = 998  # RFC 5322 §2.1.1, without CRLF
@@ -30,14 +31,28 @@ _WHOLE_LINES = re.compile(rb"(?s).{0,%d}\r\n" % (HEADER_MAX - 2))
 _WHOLE_FIELDS = re.compile(_WHOLE_LINES.pattern + rb"(?![ \t])")
 
 
+FAILED, DELIVERED, RELAYED = "failed", "delivered", "relayed"  # RFC 3464 §2.3.3
+
+_SAID = {
+    FAILED: "Your message could not be delivered to {}:",
+    DELIVERED: "Your message was delivered to {}:",
+    RELAYED: "Your message was passed on for {}, to a system that sends no notice of delivery:",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
-    """One recipient that was given up. `remote` says that the reply is the next hop's; `hop` is "name[address]:port"."""
+class Report:
+    """What became of one recipient. `remote` says that the reply is the next hop's; `hop` is "name[address]:port".
+
+    `orcpt` is the ORCPT that came with it, as it was given.
+    """
 
     address: Address
     reply: Reply
+    action: str = FAILED
     remote: bool = False
     hop: str = ""
+    orcpt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,18 +68,27 @@ class Notice:
     sender: Address  # of the original, who is told
     arrived: float
     now: float
-    losses: Sequence[Loss]
+    reports: Sequence[Report]
     boundary: str
     whole: int = 0
+    envid: str = ""  # as it was given
 
     @property
     def eight_bit(self) -> bool:
         """True if it can only travel with 8BITMIME: an address in it has no ASCII form."""
-        return not self.sender.local.isascii() or any(not loss.address.local.isascii() for loss in self.losses)
+        return not self.sender.local.isascii() or any(not report.address.local.isascii() for report in self.reports)
+
+    @property
+    def failed(self) -> bool:
+        """True if it tells about a failure at all."""
+        return any(report.action == FAILED for report in self.reports)
 
 
 def compose(notice: Notice, original: Message) -> Message:
-    """The notice about a message. Reads no file: a body in one is not returned."""
+    """The notice about a message. Reads no file: a body in one is not returned.
+
+    Raises NotifyError if `envid` or an `orcpt` is not what the edge lets in.
+    """
     parts = [_text_part(notice, original), _status_part(notice), _original_part(notice, original)]
     separator = f"--{notice.boundary}\r\n".encode()
     body = b"\r\nThis is a report in MIME format.\r\n\r\n"
@@ -80,7 +104,7 @@ def _header(notice: Notice, original: Message) -> bytes:
     fields = [
         f"From: Mail Delivery System <MAILER-DAEMON@{notice.hostname}>",
         f"To: <{ascii_if_possible(notice.sender)}>",
-        "Subject: Undelivered mail returned to sender",
+        f"Subject: {'Undelivered mail returned to sender' if notice.failed else 'Notice of delivery'}",
         f"Date: {_date(notice.now)}",
         f"Message-ID: <{notice.notice_id}@{notice.hostname}>",
         *_references(original),
@@ -119,15 +143,18 @@ def _text_part(notice: Notice, original: Message) -> bytes:
 
 
 def _sentences(notice: Notice, original: Message) -> Iterator[str]:
-    many = len(notice.losses) > 1
     yield f"This is the mail system at {notice.hostname}."
-    yield ""
-    yield f"Your message could not be delivered to {'these recipients' if many else 'this recipient'}:"
-    yield ""
-    for loss in notice.losses:
-        yield f"<{loss.address}>"
-        yield f"    {_reason(loss)}"
+    for action, said in _SAID.items():
+        reports = [report for report in notice.reports if report.action == action]
+        if not reports:
+            continue
         yield ""
+        yield said.format("these recipients" if len(reports) > 1 else "this recipient")
+        for report in reports:
+            yield ""
+            yield f"<{report.address}>"
+            yield f"    {_reason(report)}"
+    yield ""
     yield "The message:"
     yield f"    queue id    {notice.id}"
     yield f"    arrived     {_date(notice.arrived)}"
@@ -138,9 +165,9 @@ def _sentences(notice: Notice, original: Message) -> Iterator[str]:
     yield "What follows is a status report for programs, and the message or its header."
 
 
-def _reason(loss: Loss) -> str:
-    text = clean(str(loss.reply), DIAGNOSTIC_MAX)
-    return f"{clean(loss.hop, 300)} said: {text}" if loss.remote else text
+def _reason(report: Report) -> str:
+    text = clean(str(report.reply), DIAGNOSTIC_MAX)
+    return f"{clean(report.hop, 300)} said: {text}" if report.remote else text
 
 
 def _wrapped(sentences: Iterator[str]) -> Iterator[str]:
@@ -157,32 +184,31 @@ def _wrapped(sentences: Iterator[str]) -> Iterator[str]:
 
 def _status_part(notice: Notice) -> bytes:
     """RFC 3464 §2: a group of fields about the message, then one for each recipient."""
-    wide = notice.eight_bit
-    groups = [
-        [
-            f"Reporting-MTA: dns; {notice.hostname}",
-            f"X-Queue-Id: {notice.id}",
-            f"Arrival-Date: {_date(notice.arrived)}",
-        ],
-        *(_recipient_fields(loss, notice) for loss in notice.losses),
+    general = [
+        *([f"Original-Envelope-Id: {envelope_id(notice.envid)}"] if notice.envid else []),
+        f"Reporting-MTA: dns; {notice.hostname}",
+        f"X-Queue-Id: {notice.id}",
+        f"Arrival-Date: {_date(notice.arrived)}",
     ]
+    groups = [general, *(_recipient_fields(report, notice) for report in notice.reports)]
     text = "\r\n".join("".join(_folded(field) for field in group) for group in groups)
-    if wide:
+    if notice.eight_bit:
         return _part("message/global-delivery-status", "8bit", text.encode())
     return _part("message/delivery-status", "7bit", text.encode("ascii", "replace"))
 
 
-def _recipient_fields(loss: Loss, notice: Notice) -> list[str]:
-    address = ascii_if_possible(loss.address)
-    fields = [
+def _recipient_fields(report: Report, notice: Notice) -> list[str]:
+    address = ascii_if_possible(report.address)
+    fields = [f"Original-Recipient: {original_recipient(report.orcpt, utf8=notice.eight_bit)}"] if report.orcpt else []
+    fields += [
         f"Final-Recipient: {'rfc822' if address.isascii() else 'utf-8'}; {address}",
-        "Action: failed",
-        f"Status: {loss.reply.enhanced or f'{loss.reply.code // 100}.0.0'}",
+        f"Action: {report.action}",
+        f"Status: {report.reply.enhanced or f'{report.reply.code // 100}.0.0'}",
     ]
-    if loss.remote and (name := _host_name(loss.hop)):
+    if report.remote and (name := _host_name(report.hop)):
         fields.append(f"Remote-MTA: dns; {name}")
-    kind = "smtp" if loss.remote else "x-gateway"  # RFC 3464 §2.3.6: smtp is for what a server really said
-    fields.append(f"Diagnostic-Code: {kind}; {clean(str(loss.reply), DIAGNOSTIC_MAX)}")
+    kind = "smtp" if report.remote else "x-gateway"  # RFC 3464 §2.3.6: smtp is for what a server really said
+    fields.append(f"Diagnostic-Code: {kind}; {clean(str(report.reply), DIAGNOSTIC_MAX)}")
     fields.append(f"Last-Attempt-Date: {_date(notice.now)}")
     return fields
 
@@ -198,8 +224,11 @@ def _host_name(hop: str) -> str:
 
 
 def _folded(field: str) -> str:
-    """One field with CRLF, folded at blanks. What is folded has no line breaks of its own."""
-    if len(field) <= WIDTH:
+    """One field with CRLF, folded at blanks. What is folded has no line breaks of its own.
+
+    What the sender gave us goes back as it was, blanks too; it is short enough for any line.
+    """
+    if len(field) <= WIDTH or field.startswith("Original-"):
         return field + "\r\n"
     lines = textwrap.wrap(field, WIDTH, subsequent_indent=" ", break_long_words=False, break_on_hyphens=False)
     return "\r\n".join(lines) + "\r\n"

@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv6Address
 from gateway.mail.address import NULL_SENDER, Address
 from gateway.mail.job import QueueId
 from gateway.mail.message import Message
+from gateway.mail.value import value
 from gateway.mail.verdict import AuthResult, Finding
 
 IP = IPv4Address | IPv6Address
@@ -25,9 +26,10 @@ class BodyType(str, Enum):
 
     SEVEN_BIT = "7BIT"
     EIGHT_BIT = "8BITMIME"
+    BINARY = "BINARYMIME"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Tls:
     """The TLS session of a connection: protocol such as "TLSv1.3", cipher name, its bits."""
 
@@ -36,7 +38,7 @@ class Tls:
     bits: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Client:
     """The other end of one connection. `helo` is empty until HELO or EHLO was accepted."""
 
@@ -50,16 +52,25 @@ class Client:
     esmtp: bool = False  # it said EHLO
     tls: Tls | None = None
     trusted: bool = False  # its address is in relay.networks
+    user: str = ""  # who it is, since AUTH; empty for nobody (RFC 4954)
+    name: str = ""  # of its address in DNS, if a proxy told it (XCLIENT)
+
+    @property
+    def may_relay(self) -> bool:
+        """True for a client of the house: it may send to anywhere."""
+        return self.trusted or bool(self.user)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Recipient:
-    """One forward-path of an envelope."""
+    """One forward-path of an envelope, and which notices its sender wants about it (RFC 3461 §4.1, §4.2)."""
 
     address: Address
+    notify: tuple[str, ...] = ()  # "NEVER" alone, or some of "SUCCESS", "FAILURE", "DELAY"; empty: not said
+    orcpt: str = ""  # "rfc822;xtext" as it was given
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """What a message travels with. `sender` is `NULL_SENDER` for bounces."""
 
@@ -67,6 +78,9 @@ class Envelope:
     recipients: tuple[Recipient, ...] = ()
     body: BodyType = BodyType.SEVEN_BIT
     smtputf8: bool = False
+    ret: str = ""  # what a notice returns: "FULL" or "HDRS"; empty: not said (RFC 3461 §4.3)
+    envid: str = ""  # the sender's own id of the envelope, in xtext as it was given (RFC 3461 §4.4)
+    require_tls: bool = False  # never over a connection that is not under verified TLS (RFC 8689)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,6 +95,9 @@ class Transaction:
     candidate: Recipient | None = None  # the recipient that the RCPT phase is about
     body: BodyType = BodyType.SEVEN_BIT
     smtputf8: bool = False
+    ret: str = ""
+    envid: str = ""
+    require_tls: bool = False
     declared_size: int | None = None  # SIZE= of MAIL (RFC 1870)
     message: Message | None = None  # set for the DATA phase, without our trace fields
     auth: list[AuthResult] = field(default_factory=list)
@@ -88,7 +105,13 @@ class Transaction:
 
     def envelope(self) -> Envelope:
         return Envelope(
-            sender=self.sender or NULL_SENDER, recipients=tuple(self.recipients), body=self.body, smtputf8=self.smtputf8
+            sender=self.sender or NULL_SENDER,
+            recipients=tuple(self.recipients),
+            body=self.body,
+            smtputf8=self.smtputf8,
+            ret=self.ret,
+            envid=self.envid,
+            require_tls=self.require_tls,
         )
 
     def results(self, method: str) -> Sequence[AuthResult]:

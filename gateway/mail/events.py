@@ -5,28 +5,27 @@ Promises: everything that log, metrics and trace know comes from these; each hol
 Not here: who listens (`ports.EventSink` and its makers).
 """
 
-from dataclasses import dataclass
-
 from gateway.mail.address import Address
 from gateway.mail.envelope import Client, Envelope
 from gateway.mail.job import Due, Outcome, QueueId
 from gateway.mail.reply import Reply
+from gateway.mail.value import value
 from gateway.mail.verdict import Finding, Phase, Verdict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Event:
     time: float  # Unix time at which it happened
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Connected(Event):
     """A client was let in. `client.session` ties this to the later events of the connection."""
 
     client: Client
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Disconnected(Event):
     """A connection ended; `reason` is "quit", "lost", "refused", "idle", "shutdown", "errors" …"""
 
@@ -37,7 +36,23 @@ class Disconnected(Event):
     commands: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
+class AuthAttempted(Event):
+    """Somebody tried to log in. `name` is the user's if `result` is "ok", else what was said, short and clean.
+
+    `result` is "ok", "failed", "locked" (too many failures), "unavailable" (our trouble) or "malformed". `old_hash`: the
+    password should be set anew, for better parameters.
+    """
+
+    client: Client
+    name: str
+    mechanism: str
+    result: str
+    detail: str = ""
+    old_hash: bool = False
+
+
+@value(frozen=True, slots=True, kw_only=True)
 class Rejected(Event):
     """A command (or the message) was answered with 4yz or 5yz by a rule. One for each refused recipient or message.
 
@@ -57,7 +72,7 @@ class Rejected(Event):
     final: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Accepted(Event):
     """A message is durable and the client is about to be told. `client` is None for our own bounces."""
 
@@ -71,7 +86,7 @@ class Accepted(Event):
     seconds: float = 0.0  # from MAIL to durable
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Attempted(Event):
     """One attempt for one recipient, settled. `due` is the time of the next try of a deferred one."""
 
@@ -82,7 +97,7 @@ class Attempted(Event):
     due: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Bounced(Event):
     """A recipient failed for good. `notice` is the queue id of the bounce; None if nobody may be told (and why not)."""
 
@@ -94,7 +109,7 @@ class Bounced(Event):
     why_not: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Held(Event):
     """A queued message is kept for a human; `reason` says by what."""
 
@@ -102,7 +117,7 @@ class Held(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Fate:
     """What became of one recipient in the end: "delivered", "bounced", "discarded", "deleted"."""
 
@@ -113,7 +128,7 @@ class Fate:
     hop: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Finished(Event):
     """The last recipient of a message is settled: its disposition."""
 
@@ -126,7 +141,7 @@ class Finished(Event):
     symbols: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Operated(Event):
     """An operator's command changed queued messages."""
 
@@ -134,7 +149,7 @@ class Operated(Event):
     command: str  # "hold", "release", "retry", "bounce", "delete"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Trouble(Event):
     """Something of ours went wrong: `area` is "queue", "filter.spf", "delivery", "config" …; one line of detail."""
 
@@ -144,7 +159,7 @@ class Trouble(Event):
     session: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Lifecycle(Event):
     """The daemon itself: "started", "ready", "reloaded", "draining", "stopped" …"""
 

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """A message as octets: our trace fields, the header section, and the rest.
 
-Promises: `trace + header + body` is what the next hop gets; nothing here changes an octet of header or body
-except `without_fields`, which cuts whole fields out.
+Promises: `trace + header + body` is what the next hop gets; nothing here changes an octet of header or body.
 RFCs: 5322 §2.2 (fields and folding), 5321 §4.4 (trace).
 Not here: reading DATA (`edge/content.py`), signatures (`auth/`).
 """
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+
+from gateway.mail.value import value
 
 CHUNK = 256 << 10
 
@@ -20,7 +20,7 @@ CHUNK = 256 << 10
 _FIELD_END = re.compile(rb"\r\n(?![ \t])")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Field:
     """One header field: `raw` holds all its octets, folds and final CRLF included."""
 
@@ -38,7 +38,7 @@ class Field:
         return self.value.replace(b"\r\n", b"").strip(b" \t")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class FileBody:
     """The part of a file from `offset` on, `size` octets long. The file is complete and does not change."""
 
@@ -47,7 +47,7 @@ class FileBody:
     size: int
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class Message:
     """`header` ends with the CRLF of the last field; `body` begins with the empty line that ends the header."""
 
@@ -109,11 +109,6 @@ class Message:
     def read(self) -> bytes:
         """Everything in one bytes object. Reads a file for a large message: call it in a thread."""
         return b"".join(self.chunks())
-
-    def without_fields(self, unwanted: Callable[[Field], bool]) -> "Message":
-        """The same message without the header fields for which `unwanted` is true."""
-        kept = [field.raw for field in self.fields if not unwanted(field)]
-        return self if len(kept) == len(self.fields) else replace(self, header=b"".join(kept))
 
     def with_trace(self, trace: bytes) -> "Message":
         """The same message with more trace fields on top."""

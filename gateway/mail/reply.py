@@ -8,14 +8,15 @@ Not here: which reply is given when; that is the business of the stage that rais
 """
 
 import re
-from dataclasses import dataclass
+
+from gateway.mail.value import value
 
 LINE_MAX = 512  # octets of a reply line with code and CRLF (RFC 5321 §4.5.3.1.5)
 
 _ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?![^ \n])")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Reply:
     """One SMTP reply. `status` is (subject, detail) of RFC 3463; None where RFC 2034 §4 wants no enhanced code."""
 
@@ -52,7 +53,8 @@ class Reply:
         return Reply(self.code, clean(text), self.status)
 
     def __str__(self) -> str:
-        return " ".join(part for part in (str(self.code), self.enhanced, self.text.replace("\n", " ")) if part)
+        code = f"{self.code} {self.enhanced}" if self.status else str(self.code)
+        return f"{code} {self.text}".replace("\n", " ") if self.text else code
 
 
 def clean(text: str, limit: int = 900) -> str:
@@ -66,7 +68,8 @@ def from_remote(code: int, text: str) -> Reply:
 
     RFC 5321 §4.3.2: only the first digit of the code decides what we do.
     """
-    text = "\n".join(clean(line) for line in text.splitlines()[:20])
+    if not (text.isprintable() and len(text) <= LINE_MAX):  # most are one short line
+        text = "\n".join(clean(line) for line in text.splitlines()[:20])
     found = _ENHANCED.match(text)
     if not found or int(found[1]) != code // 100:
         return Reply(code, text)
@@ -101,13 +104,17 @@ BANNER = Reply(220, "ESMTP")  # our name goes before the text
 GREETING = Reply(250, "")  # our name and, for EHLO, a line for each extension
 OK = Reply(250, "Ok", (0, 0))
 QUEUED = Reply(250, "Ok: queued as", (0, 0))
+CHUNK_TAKEN = Reply(250, "octets received", (0, 0))  # RFC 3030 §2; their number goes before the text
 SENDER_OK = Reply(250, "Sender ok", (1, 0))
 RECIPIENT_OK = Reply(250, "Recipient ok", (1, 5))
 BYE = Reply(221, "Bye", (0, 0))
-HELP = Reply(214, "See RFC 5321", (0, 0))
+HELP = Reply(214, "Commands:", (0, 0))  # the verbs go behind it
+HELP_MORE = "RFC 5321 tells what they do; people answer at postmaster@"  # our name goes behind it
 NOT_VERIFIED = Reply(252, "Cannot verify, but will take a message", (5, 2))
 START_TLS = Reply(220, "Ready to start TLS", (0, 0))
 START_CONTENT = Reply(354, "End data with <CR><LF>.<CR><LF>")
+AUTH_CHALLENGE = Reply(334, "")  # in base64
+AUTH_OK = Reply(235, "Authentication succeeded", (7, 0))
 
 # --- the session is over
 SHUTTING_DOWN = Reply(421, "Service shutting down, try again later", (3, 2))
@@ -117,7 +124,9 @@ IDLE = Reply(421, "Idle for too long", (4, 2))
 TOO_SLOW = Reply(421, "The transaction takes too long", (4, 2))
 TOO_MANY_ERRORS = Reply(421, "Too many errors", (7, 0))
 TOO_MANY_COMMANDS = Reply(421, "Too many commands", (7, 0))
+TOO_MANY_UNKNOWN = Reply(421, "Too many unknown commands", (7, 0))
 TOO_MANY_MESSAGES = Reply(421, "Too many messages in one connection", (7, 0))
+TOO_MANY_LOGINS = Reply(421, "Too many failed logins", (7, 0))
 SPOKE_TOO_EARLY = Reply(554, "Speak when you are spoken to", (5, 0))
 NOT_SMTP = Reply(554, "This is an SMTP server", (5, 0))
 
@@ -134,9 +143,25 @@ NEEDS_SMTPUTF8 = Reply(553, "Address needs SMTPUTF8", (6, 7))
 BAD_PARAMETER = Reply(501, "Bad parameter", (5, 4))
 UNKNOWN_PARAMETER = Reply(555, "Parameter not recognised", (5, 4))
 BAD_SEQUENCE = Reply(503, "Bad sequence of commands", (5, 1))
+XCLIENT_DENIED = Reply(550, "XCLIENT is not for you", (7, 0))
 NO_RECIPIENTS = Reply(554, "No valid recipients", (5, 1))
 TLS_NOT_OFFERED = Reply(502, "STARTTLS not available", (5, 1))
 TLS_TEMPORARY = Reply(454, "TLS not available now", (7, 0))
+
+# --- submission (RFC 4954 §4 and §6, RFC 6409 §6)
+STARTTLS_REQUIRED = Reply(530, "Must issue a STARTTLS command first", (7, 0))  # RFC 3207 §4
+AUTH_REQUIRED = Reply(530, "Authentication required", (7, 0))
+AUTH_NEEDS_TLS = Reply(538, "Encryption required for requested authentication mechanism", (7, 11))
+AUTH_FAILED = Reply(535, "Authentication credentials invalid", (7, 8))
+AUTH_UNAVAILABLE = Reply(454, "Temporary authentication failure", (7, 0))
+AUTH_LOCKED = Reply(454, "Too many failed logins, try again later", (7, 0))
+AUTH_MECHANISM = Reply(504, "Unrecognised authentication type", (5, 4))
+AUTH_CANCELLED = Reply(501, "Authentication cancelled", (7, 0))
+AUTH_MALFORMED = Reply(501, "Cannot decode the response", (5, 2))
+AUTH_LINE_TOO_LONG = Reply(500, "Authentication exchange line is too long", (5, 6))
+ALREADY_AUTHENTICATED = Reply(503, "Already authenticated", (5, 1))
+NOT_YOUR_SENDER = Reply(553, "Sender address does not belong to the user who logged in", (7, 1))
+NOT_YOUR_FROM = Reply(550, "From address does not belong to the user who logged in", (7, 1))
 
 # --- limits
 TOO_MANY_RECIPIENTS = Reply(452, "Too many recipients", (5, 3))
@@ -179,6 +204,9 @@ CONNECTION_LOST = Reply(451, "Connection to the next hop was lost", (4, 2))
 HOST_TIMEOUT = Reply(451, "Next hop did not answer in time", (4, 2))
 PROTOCOL_ERROR = Reply(451, "Next hop does not speak SMTP properly", (5, 0))
 TLS_FAILED = Reply(451, "TLS with the next hop failed", (7, 5))
+TLS_NEEDED = Reply(550, "Message needs TLS with a certificate that can be verified", (7, 10))  # RFC 8689 §4.2.1
+REQUIRETLS_NEEDED = Reply(550, "Next hop does not support REQUIRETLS", (7, 30))  # RFC 8689 §4.2.1
+NEXT_HOP_NO_BINARY = Reply(554, "Next hop cannot take binary content", (6, 3))  # RFC 3030 §3
 NEXT_HOP_NO_8BIT = Reply(554, "Next hop cannot take 8-bit content", (6, 3))
 NEXT_HOP_NO_SMTPUTF8 = Reply(550, "Next hop cannot take internationalised mail", (6, 7))
 NEXT_HOP_SIZE = Reply(552, "Message is larger than the next hop takes", (3, 4))

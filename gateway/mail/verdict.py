@@ -6,10 +6,11 @@ Not here: order, deadlines and modes of filters (`filters/chain.py`).
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, IntEnum
 
 from gateway.mail.reply import Reply
+from gateway.mail.value import value
 
 
 class Phase(str, Enum):
@@ -39,7 +40,7 @@ class Action(IntEnum):
 _LABELS = tuple(action.name.lower() for action in Action)  # each finding of a message is labelled twice
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Symbol:
     """One observation: a fixed upper-case `name`, its `score` (positive is bad), and a short detail."""
 
@@ -48,7 +49,7 @@ class Symbol:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Verdict:
     """`reply` is set exactly for DEFER and REJECT. `rule` names what decided, such as "spf.fail".
 
@@ -84,7 +85,7 @@ def combine(verdicts: Iterable[Verdict]) -> Verdict:
     return Verdict(decisive.action, decisive.reply, symbols, decisive.rule, decisive.facts)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Lookup:
     """A DNS question that was asked for a message, and what came back."""
 
@@ -96,7 +97,7 @@ class Lookup:
     cached: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Finding:
     """One run of one filter in one phase: all that `gateway explain` shows about it."""
 
@@ -110,7 +111,7 @@ class Finding:
     counts: bool = True  # it is part of the message's final verdict; not so in shadow mode or for a refused recipient
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class AuthResult:
     """One `method=result` of Authentication-Results (RFC 8601 §2.2).
 

@@ -21,9 +21,10 @@ from typing import Any
 from gateway.infra.http import App, HttpError, Request, Response, Route, reply_json
 from gateway.infra.metrics import CONTENT_TYPE
 from gateway.mail.job import QueueId, parse_queue_id
+from gateway.mail.listing import MessageView, Selector
 from gateway.mail.reply import MailError
 from gateway.ops.wire import COMMANDS, BadSelector, is_empty, selector_from_json, view_to_json
-from gateway.ports import MessageView, QueueAdmin, Selector, TraceStore
+from gateway.ports import QueueAdmin, TraceStore
 
 LIMIT_DEFAULT = 1000  # messages in one listing
 LIMIT_MAX = 1_000_000

@@ -13,8 +13,8 @@ from typing import Any
 
 from gateway.infra.http import Response, Unreachable, fetch
 from gateway.mail.job import QueueId, parse_queue_id
+from gateway.mail.listing import MessageView, Selector
 from gateway.ops.wire import is_empty, selector_to_json, view_from_json
-from gateway.ports import MessageView, Selector
 
 __all__ = ["ControlClient", "Refused", "TraceClient", "Unreachable", "sockets_in"]
 

@@ -22,6 +22,7 @@ Line = list[Span]
 
 MOST_RECIPIENTS = 20  # named in the head of the page
 MOST_ANSWERS = 10  # records shown of one DNS answer
+LOCAL = ("maildir:", "discard:")  # hops without a connection that could have TLS
 
 _STYLES = {
     "accept": "good",
@@ -44,7 +45,7 @@ def explain(trace: Entry) -> list[Line]:
     judged = [entry for entry in events if entry.get("event") in ("accepted", "rejected")]
     later = [entry for entry in events if entry.get("event") not in ("accepted", "rejected")]
     outcome = _would_be(judged) if trace.get("hypothetical") else disposition(events)
-    lines = [*_head(str(trace.get("id", "")), outcome, judged)]
+    lines = [*_head(str(trace.get("file") or trace.get("id", "")), outcome, judged)]
     for entry in judged:
         lines += [[], *_judgement(entry)]
     if later:
@@ -54,8 +55,8 @@ def explain(trace: Entry) -> list[Line]:
     return [[(clean(text), style) for text, style in line] for line in lines]
 
 
-def hypothetical(tx: Transaction, verdict: Verdict, now: float) -> Entry:
-    """The trace of a message that was only judged: what `explain` would show if it had come in."""
+def hypothetical(tx: Transaction, verdict: Verdict, now: float, *, file: str) -> Entry:
+    """The trace of a message that was only judged: what `explain` would show if it had come in. `file` is its name."""
     common: dict[str, Any] = {"time": now, "id": tx.id, "client": tx.client, "envelope": tx.envelope(), "verdict": verdict}
     common["size"] = tx.message.size if tx.message else 0
     event: Accepted | Rejected
@@ -63,7 +64,7 @@ def hypothetical(tx: Transaction, verdict: Verdict, now: float) -> Entry:
         event = Rejected(**common, phase=Phase.DATA, recipient=None, reply=verdict.reply, final=True)
     else:
         event = Accepted(**common)
-    return {"id": tx.id, "hypothetical": True, "events": [full(event, tx.findings)]}
+    return {"id": tx.id, "file": file, "hypothetical": True, "events": [full(event, tx.findings)]}
 
 
 def disposition(events: Sequence[Entry]) -> Span:
@@ -91,13 +92,15 @@ def _would_be(judged: Sequence[Entry]) -> Span:
     return f"would be: {verdict}", _STYLES.get(verdict, "")
 
 
-def _head(queue_id: str, outcome: Span, judged: Sequence[Entry]) -> Iterator[Line]:
-    yield [(queue_id, "head"), ("  ", ""), outcome]
+def _head(title: str, outcome: Span, judged: Sequence[Entry]) -> Iterator[Line]:
+    yield [(title, "head"), ("  ", ""), outcome]
     if not judged:
         return
     last = judged[-1]
     yield _fact("from", str(last.get("sender") or "<>"))
     yield from _recipients(last)
+    if asked := _asked(last):
+        yield _fact("asked for", asked)
     if "client" in last:
         yield _fact("client", f"{last['client']}  helo {last.get('helo', '')}  {last.get('tls', '')}".rstrip())
         if last.get("session"):
@@ -112,11 +115,25 @@ def _head(queue_id: str, outcome: Span, judged: Sequence[Entry]) -> Iterator[Lin
 
 
 def _recipients(entry: Entry) -> Iterator[Line]:
-    recipients = [str(each) for each in entry.get("recipients", ())]
+    wishes = {str(each["recipient"]): each for each in entry.get("dsn", ())}
+    recipients = [" ".join([each, *_wishes(wishes.get(each, {}))]) for each in map(str, entry.get("recipients", ()))]
     for at, address in enumerate(recipients[:MOST_RECIPIENTS]):
         yield _fact("to" if at == 0 else "", address)
-    if len(recipients) > MOST_RECIPIENTS:
-        yield _fact("", f"and {len(recipients) - MOST_RECIPIENTS} more")
+    more = max(len(recipients) - MOST_RECIPIENTS, 0) + int(entry.get("more_recipients", 0))
+    if more:
+        yield _fact("", f"and {more} more")
+
+
+def _wishes(asked: Entry) -> Iterator[str]:
+    """NOTIFY and ORCPT as they stood behind a recipient."""
+    return (f"{key.upper()}={asked[key]}" for key in ("notify", "orcpt") if key in asked)
+
+
+def _asked(entry: Entry) -> str:
+    """What the sender asked of the way on, as it stood in MAIL."""
+    words = [f"{key.upper()}={entry[key]}" for key in ("ret", "envid") if key in entry]
+    words += [word for key, word in (("require_tls", "REQUIRETLS"), ("binary", "BODY=BINARYMIME")) if entry.get(key)]
+    return " ".join(words)
 
 
 def _fact(key: str, value: str) -> Line:
@@ -235,7 +252,8 @@ def _attempt(entry: Entry) -> Line:
     ]
     if entry.get("hop"):
         line.append((f"  by {entry['hop']}", ""))
-    line.append((f"  {entry.get('tls') or 'clear'}  {_seconds(entry.get('seconds', 0))}", "dim"))
+    tls = entry.get("tls") or ("" if str(entry.get("hop", "")).startswith(LOCAL) else "clear")
+    line.append((f"{'  ' if tls else ''}{tls}  {_seconds(entry.get('seconds', 0))}", "dim"))
     if entry.get("due"):
         line.append((f"  next try {entry['due']}", "warn"))
     if entry.get("ambiguous"):

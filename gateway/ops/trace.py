@@ -2,29 +2,32 @@
 """What is remembered about each message, for `gateway explain`: an EventSink that keeps, a TraceStore that finds.
 
 Promises: for every message, accepted or refused, its events with the findings of all filters, then each attempt, bounce
-and operator's command. The loop pays for one append an event; a thread does the rest in batches. Memory is bounded:
-when events come faster than they can be kept they are left out and counted (`dropped`). `find` sees what is not written yet.
+and operator's command. The loop pays for an append, since the log has made the line already; a thread does the rest in
+batches. Memory is bounded: when events come faster than they can be kept they are left out and counted (`dropped`).
+`find` sees what is not written yet. Nothing is written while the disk has only room for mail.
 Fails with: nothing; a disk that takes no trace costs the trace, not the mail.
-Not here: the file (`ops/tracefile.py`), showing it (`ops/explain.py`).
+Not here: the file (`ops/tracefile.py`), how much of the disk it may have (`ops/traceroom.py`), showing it (`ops/explain.py`).
 """
 
 import asyncio
+import json
 import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gateway.infra.counting import NewFindings
-from gateway.infra.log import to_line
+from gateway.infra.log import line_of, to_line
 from gateway.infra.options import Duration, Options, Size, option
-from gateway.infra.records import full
+from gateway.infra.records import finding_records
 from gateway.mail.events import Accepted, Attempted, Bounced, Event, Finished, Held, Operated, Rejected, Trouble
 from gateway.mail.job import QueueId
 from gateway.mail.verdict import Finding
-from gateway.ops.tracefile import TraceFile, assemble, find_in, put_aside, read
+from gateway.ops.tracefile import TraceFile, assemble, find_in, log_of, put_aside, read
+from gateway.ops.traceroom import Room
 from gateway.ports import Clock
 
 __all__ = ["TraceOptions", "TraceRecorder", "find_in"]
@@ -45,17 +48,26 @@ class TraceOptions(Options):
     """[trace]"""
 
     keep: Duration = option("7d", doc='How long the trace of a message is kept for `gateway explain`; "0s" keeps none.')
-    max_size: Size = option("1GiB", doc="Space for traces, a worker; the oldest go first.", ge=1 << 20)
+    max_size: Size = option(
+        "1GiB",
+        doc="Space for traces, a worker; the oldest go first. All together never get more than a tenth of the file system.",
+        ge=1 << 20,
+    )
 
 
 class TraceRecorder:
-    """Keeps the traces of one worker in the database at `path`. `close` writes what is waiting."""
+    """Keeps the traces of one worker in the database at `path`. `close` writes what is waiting.
+
+    `told` hears why traces are left out when that begins, and "" when it has ended; called by `emit`.
+    """
 
     def __init__(self, path: Path, options: TraceOptions, clock: Clock) -> None:
         self.dropped = 0  # events that were left out since the start
+        self.told: Callable[[str], None] = lambda _: None
+        self._said = ""
         self._path = path
         self._options = options
-        self._waiting: list[Event] = []
+        self._waiting: list[tuple[Event, str]] = []
         self._weight = 0
         self._lock = threading.Lock()  # guards the two above and the start of the thread; held for a few instructions
         self._wake = threading.Event()
@@ -65,22 +77,27 @@ class TraceRecorder:
         self._thread: threading.Thread | None = None
 
     def emit(self, event: Event) -> None:
-        """Take an event in: an append, no more. Never blocks, never raises."""
+        """Take an event in, with its line of the log. Never blocks, never raises."""
         if type(event) not in _KEPT or not self._options.keep or (type(event) is Trouble and event.id is None):
             return
         weight = 1
         if isinstance(event, (Accepted, Rejected)):
             weight += len(event.envelope.recipients) + len(event.findings)
+        line = line_of(event)
         with self._lock:
             if self._weight + weight > BACKLOG:
                 self.dropped += 1
                 return
-            self._waiting.append(event)
+            self._waiting.append((event, line))
             self._weight += weight
             if self._thread is None:
                 self._start()
         if not self._wake.is_set():
             self._wake.set()
+        short = self._writer.room.short
+        if bool(short) is not bool(self._said):
+            self._said = short
+            self.told(short)
 
     async def find(self, queue_id: QueueId) -> Mapping[str, Any] | None:
         """The trace of a message, as {"id", "events"}; None if nothing is known."""
@@ -137,21 +154,24 @@ class _Writer:
         self._path = path
         self._options = options
         self._clock = clock
+        self.room = Room(path, options.max_size, clock)
         self._file: TraceFile | None = None
         self._new_findings = NewFindings()
         self._counts: OrderedDict[QueueId, int] = OrderedDict()
         self._tidied = float("-inf")
 
-    def write(self, events: Sequence[Event]) -> int:
-        """Keep these events. Returns how many could not be kept."""
+    def write(self, events: Sequence[tuple[Event, str]]) -> int:
+        """Keep these events, given with their lines. Returns how many could not be kept."""
+        if not self._has_room(0):
+            return len(events)
         lost = octets = 0
         rows: list[tuple[QueueId, str]] = []
-        for at, event in enumerate(events):
-            row = self._row(event)
+        for at, (event, line) in enumerate(events):
+            row = self._row(event, line)
             if row:
                 rows.append(row)
                 octets += len(row[1])
-            if octets > BATCH_MAX:
+            if octets > min(BATCH_MAX, log_of(self.room.most)):
                 lost += self._keep(rows)
                 rows, octets = [], 0
             if at % TURN == TURN - 1:
@@ -165,10 +185,12 @@ class _Writer:
 
     def _keep(self, rows: Sequence[tuple[QueueId, str]]) -> int:
         """Write these rows, to a new file if ours is broken. Returns how many are lost."""
+        if not self._has_room(sum(len(body) for _, body in rows)):
+            return len(rows)
         for _ in range(2):
             try:
                 if self._file is None:
-                    self._file = TraceFile(self._path)
+                    self._file = TraceFile(self._path, self.room.most)
                 if rows:
                     self._file.write(rows)
                 self._tidy(self._file)
@@ -185,14 +207,22 @@ class _Writer:
         self.close()
         return len(rows)
 
+    def _has_room(self, octets: int) -> bool:
+        """False if mail needs what is left of the disk: the file is closed then, which gives the space of its log back."""
+        if self.room.take(octets):
+            return True
+        self.close()
+        return False
+
     def _tidy(self, file: TraceFile) -> None:
+        file.shrink(self.room.most)
         now = self._clock.monotonic()
         if now - self._tidied >= TIDY_PERIOD:
             self._tidied = now
             file.remove_before(self._clock.now() - self._options.keep)
-        file.shrink(self._options.max_size)
+            file.empty_log()
 
-    def _row(self, event: Any) -> tuple[QueueId, str] | None:
+    def _row(self, event: Any, line: str) -> tuple[QueueId, str] | None:
         queue_id: QueueId = event.id
         count = self._counts.pop(queue_id, 0) + 1
         self._counts[queue_id] = count
@@ -200,19 +230,19 @@ class _Writer:
             self._counts.popitem(last=False)
         if count > EVENTS_A_MESSAGE and type(event) is not Finished:
             return None
-        findings: Sequence[Finding] = ()
-        if isinstance(event, (Accepted, Rejected)):
-            findings = self._new_findings.of(event)
-        return queue_id, _body(event, findings)
+        findings = self._new_findings.of(event) if isinstance(event, (Accepted, Rejected)) else ()
+        return queue_id, _body(line, findings)
 
 
-def _body(event: Event, findings: Sequence[Finding]) -> str:
+def _body(line: str, findings: Sequence[Finding]) -> str:
     """An entry as JSON, not longer than `BODY_MAX`: findings are given up first, then recipients."""
-    entry = full(event, findings)
-    body = to_line(entry, str)
-    if len(body) > BODY_MAX:
-        entry["findings"] = [finding | {"facts": {}, "lookups": []} for finding in entry.get("findings", [])][:100]
-        entry["recipients"] = entry.get("recipients", [])[:100]
-        entry["shortened"] = True
-        body = to_line(entry, str)
-    return body
+    if findings:  # both are JSON objects with keys of their own, and become one
+        line = f"{line[:-1]},{to_line(finding_records(findings), str)[1:]}"
+    if len(line) <= BODY_MAX:
+        return line
+    entry = json.loads(line)
+    entry["findings"] = [finding | {"facts": {}, "lookups": []} for finding in entry.get("findings", [])][:100]
+    for key in {"recipients", "dsn"} & entry.keys():
+        entry[key] = entry[key][:100]
+    entry["shortened"] = True
+    return to_line(entry)

@@ -2,8 +2,9 @@
 """The file behind the trace: one SQLite database a worker, rows ordered by message and time.
 
 Promises: readers in other processes see whole batches and never wait for the writer; a file that cannot be read is put
-aside and a new one begun, for a trace is a help and not a promise; the oldest messages go first when space or age says so.
-Not here: which events are kept and when they are written (`ops/trace.py`).
+aside and a new one begun, for a trace is a help and not a promise; the oldest messages go first when space or age says so, and
+what they took goes back to the file system if the file is larger than it may be. The file's log is bounded too.
+Not here: which events are kept and when they are written (`ops/trace.py`); how much there may be (`ops/traceroom.py`).
 """
 
 import contextlib
@@ -18,9 +19,11 @@ from gateway.mail.job import QueueId, make_queue_id
 
 BUSY = 5.0  # seconds to wait for another process's lock
 LARGEST_READ = 16 << 20  # octets of one trace that are read back
-SAMPLE = 20_000  # rows that are counted to find a portion of them
-PORTION = 20  # one part in so many of those goes at once when the file is full
 VERSION = 1
+PAGE = 16 << 10  # octets; a row in a smaller page would spill into one of its own
+LOG_MAX, LOG_MIN, LOG_SHARE = 4 << 20, 4 * PAGE, 16  # octets of the log: this part of the trace, within bounds
+LOGS = 4  # times that is left for the log itself, which grows by a batch before it is copied, and for the file to do so
+LAST = "~"  # sorts behind all ids
 
 # Queue ids sort by time, so the rows of a message lie together, new ones go to the end, and the oldest are a range.
 _SCHEMA = """
@@ -45,9 +48,12 @@ class TraceFile:
     sqlite3.DatabaseError (the file is broken or not ours: `put_aside` it).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int) -> None:
+        """`most` octets are for the file and its log, see `shrink`."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._connection = _connect(path)
+        self._log = 0
+        self._bound_log(log_of(most))
         generation = int(self._connection.execute("SELECT generation FROM opened").fetchone()[0])
         self._sequence = generation << 40  # grows from one opening of the file to the next, whatever clocks do
 
@@ -67,27 +73,73 @@ class TraceFile:
 
     def remove_before(self, moment: float) -> None:
         """Forget messages whose id was made before `moment` (Unix time)."""
-        self._connection.execute("DELETE FROM event WHERE id < ?", (make_queue_id(max(0, int(moment * 1e6)), 0),))
+        end = make_queue_id(max(0, int(moment * 1e6)), 0)
+        while self._forget(end):
+            pass
 
     def shrink(self, most: int) -> None:
-        """Forget the oldest messages until what is in use is at most `most` octets."""
-        while self.size() > most:
-            rows = int(self._one("SELECT count(*) FROM (SELECT 1 FROM event LIMIT ?)", SAMPLE))
-            if not rows:
-                return
-            cut = self._one("SELECT id FROM event ORDER BY id, seq LIMIT 1 OFFSET ?", rows // PORTION)
+        """Forget the oldest messages, and give the space back, until the file and its log take at most `most` octets."""
+        self._bound_log(log_of(most))
+        most -= LOGS * self._log
+        while self.size() > most and self._forget(LAST):
+            pass
+        self._give_back(most)
+
+    def _forget(self, end: str) -> bool:
+        """Remove the oldest messages below `end`: a log full of them, for all that goes passes there. False if none is left."""
+        cut, octets = "", 0
+        query = "SELECT id, length(body) FROM event WHERE id < ? ORDER BY id, seq"
+        with contextlib.closing(self._connection.execute(query, (end,))) as rows:
+            for queue_id, length in rows:
+                cut = queue_id
+                octets += length
+                if octets >= self._log:
+                    break
+        if cut:
             self._connection.execute("DELETE FROM event WHERE id <= ?", (cut,))
+        return bool(cut)
+
+    def _give_back(self, most: int) -> None:
+        """Free pages beyond `most` leave the file, so many at a time as the log may hold."""
+        pages, free, size = self._sizes()
+        while free and pages * size > most:
+            number = min(free, -(-(pages * size - most) // size), max(1, self._log // size))
+            self._connection.executescript(f"PRAGMA incremental_vacuum({number})")  # `execute` would stop behind one page
+            before, (pages, free, size) = pages, self._sizes()
+            if pages == before:  # a file that was made without this
+                return
+
+    def empty_log(self) -> None:
+        """Copy the log into the file and give its space back; not while somebody reads, and then the next time will do."""
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def size(self) -> int:
         """Octets in use; free pages are used again and do not count."""
-        pages, free, size = (int(self._one(f"PRAGMA {name}")) for name in _SIZES)
+        pages, free, size = self._sizes()
         return (pages - free) * size
+
+    def _bound_log(self, octets: int) -> None:
+        """So much is gathered in the log before it is copied into the file; a longer one is cut when it begins anew."""
+        if octets != self._log:
+            self._log = octets
+            self._connection.execute(f"PRAGMA wal_autocheckpoint={octets // PAGE}")
+            self._connection.execute(f"PRAGMA journal_size_limit={octets}")
+
+    def _sizes(self) -> tuple[int, int, int]:
+        """Pages, free ones among them, octets of each."""
+        pages, free, size = (int(self._one(f"PRAGMA {name}")) for name in ("page_count", "freelist_count", "page_size"))
+        return pages, free, size
 
     def close(self) -> None:
         self._connection.close()
 
     def _one(self, query: str, *values: int) -> Any:
         return self._connection.execute(query, values).fetchone()[0]
+
+
+def log_of(most: int) -> int:
+    """Octets that the log of a trace of `most` may grow to; also what is written or removed in one transaction."""
+    return max(LOG_MIN, min(LOG_MAX, most // LOG_SHARE))
 
 
 def put_aside(path: Path) -> None:
@@ -97,17 +149,14 @@ def put_aside(path: Path) -> None:
         path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
 
 
-_SIZES = ("page_count", "freelist_count", "page_size")
-
-
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
     try:
-        connection.execute("PRAGMA page_size=16384")  # a row in a smaller page would spill into one of its own
+        connection.execute(f"PRAGMA page_size={PAGE}")
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # both before the first table
         connection.execute("PRAGMA journal_mode=WAL")
         # No sync: after a power cut the newest traces, or the file, may be gone. A kill of the process loses nothing here.
         connection.execute("PRAGMA synchronous=OFF")
-        connection.execute("PRAGMA journal_size_limit=16777216")
         connection.execute("PRAGMA temp_store=MEMORY")  # statement journals would be a file for each batch
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, VERSION):

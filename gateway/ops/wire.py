@@ -12,8 +12,8 @@ from typing import Any
 
 from gateway.infra.records import timestamp
 from gateway.mail.job import parse_queue_id
+from gateway.mail.listing import MessageView, RecipientView, Selector
 from gateway.mail.units import parse_duration
-from gateway.ports import MessageView, RecipientView, Selector
 
 COMMANDS = ("hold", "release", "retry", "bounce", "delete")
 STATES = ("queued", "deferred", "held")

@@ -17,10 +17,11 @@ from functools import partial
 from gateway.mail import reply
 from gateway.mail.events import Operated
 from gateway.mail.job import Failed, QueueId, parse_queue_id
+from gateway.mail.listing import MessageView, Selector
 from gateway.mail.reply import MailError
-from gateway.ports import MessageView, Selector
 from gateway.queue import rows
 from gateway.queue.disk import Connection, mail_error
+from gateway.queue.flight import Request
 from gateway.queue.model import Queued
 from gateway.queue.reader import Reader
 from gateway.queue.selection import PART, query
@@ -28,7 +29,6 @@ from gateway.queue.settle import Settling
 from gateway.queue.settlement import finished
 from gateway.queue.shard import Claim, Shard
 from gateway.queue.sql import QUERIES
-from gateway.queue.store import Request
 from gateway.queue.views import message_view
 
 HELD_BY_OPERATOR = "held by the operator"
@@ -190,7 +190,7 @@ class Admin:
             if not done.done():
                 done.set_exception(err)
 
-        self._shard.store.submit(Request(remove, removed, not_removed))
+        self._shard.store.submit(Request(remove, removed, not_removed, insists=True))
         await done
         return _chosen(items)
 

@@ -9,6 +9,7 @@ A broken file is exchanged in steps, and the process may die after any of them:
 
 Promises: a file that appears under its name is complete (it is made under another and renamed); a broken or foreign one is
 renamed, never deleted. A newer schema is left alone, and so is a sound database when the disk fails while it is looked at.
+An older schema becomes ours (`migrate`) in the transaction that makes a database ready: a death before leaves the older one.
 A database that was made here has version `NEW` until the spool was compared with it (`recovery.py`).
 Fails with: `NewerSchema`; `OSError` or `DatabaseError` when the disk does not work at all.
 Not here: what the rows mean (`rows.py`), files of bodies (`recovery.py`).
@@ -20,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.queue.disk import Connection, DatabaseError, Disk, is_corrupt, is_unreadable, lacks_table
-from gateway.queue.sql import SCHEMA
+from gateway.queue.sql import MIGRATIONS, SCHEMA
 
-VERSION = 1
+VERSION = 2
 NEW = 0  # no file of the spool may be removed yet: its row may have been in a database that is gone
 APPLICATION_ID = 0x6D677731  # "mgw1"
 CHECK_MAX = 256 << 20  # octets of a database that is checked page by page at start: 0.3 s if it is in memory
-TABLES = {"messages": 11, "contents": 5, "recipients": 9}  # and their columns
+TABLES = {"messages": 12, "contents": 5, "recipients": 10}  # and their columns
 _MAGIC = b"SQLite format 3\0"
 _HEADER = 100  # octets of it, with the application id at 68 and the user version at 60
 
@@ -74,6 +75,17 @@ def prepare(path: Path, disk: Disk, now: float) -> Salvage | Missing | None:
         return _salvage(reason, path, path, beside(path, "broken", now), disk)
     _remove(fresh, disk)
     return None
+
+
+def migrate(connection: Connection) -> None:
+    """From an older schema to ours, within the transaction that is open. A database in the making is told by its columns."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    columns = connection.execute("SELECT count(*) FROM pragma_table_info('messages')").fetchone()[0]
+    if version == NEW:
+        version = VERSION if columns == TABLES["messages"] else 1
+    for step in range(version + 1, VERSION + 1):
+        for statement in MIGRATIONS[step]:
+            connection.execute(statement)
 
 
 def unfinished(directory: Path) -> list[str]:
@@ -288,7 +300,8 @@ def _insert(target: Connection, rows: dict[str, list[tuple[object, ...]]]) -> No
     target.execute("BEGIN")
     try:
         for table, columns in TABLES.items():
-            target.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})", rows[table])  # noqa: S608
+            whole = [(*row, *(None,) * (columns - len(row))) for row in rows[table]]  # those of an older schema are shorter
+            target.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})", whole)  # noqa: S608
         target.execute("COMMIT")
     except DatabaseError:
         if target.in_transaction:  # a full disk ends it by itself

@@ -26,6 +26,8 @@ PAGE_SIZE = 4096
 CACHE_KIB = 32 << 10
 
 _FULL = {sqlite3.SQLITE_FULL}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _REFUSED = {
     sqlite3.SQLITE_CONSTRAINT,
@@ -90,10 +92,41 @@ class Disk:
             for chunk in chunks:
                 file.write(chunk)
 
+    def allocate(self, path: Path, octets: int) -> None:
+        """Make a file, or make it as long, whose blocks are there and not only its length; if that fails there is none."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(descriptor, min(octets, os.fstat(descriptor).st_size))
+            try:
+                os.posix_fallocate(descriptor, 0, octets)
+            except OSError as err:
+                if err.errno not in _NO_FALLOCATE:
+                    raise
+                self._fill(descriptor, octets)
+        except OSError:
+            path.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _fill(self, descriptor: int, octets: int) -> None:
+        """For file systems that cannot allocate: the sync makes them say now that there is no room."""
+        at = 0
+        while at < octets:
+            at += os.pwrite(descriptor, bytes(min(1 << 20, octets - at)), at)
+        os.fsync(descriptor)
+
     def free(self, path: Path) -> tuple[int, int | None]:
         """Octets and inodes that we may still use; None where the file system does not count inodes."""
         state = os.statvfs(path)
         return state.f_bavail * state.f_frsize, state.f_favail if state.f_files else None
+
+    def file_size(self, path: Path) -> int:
+        """Octets of a file; 0 if there is none."""
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def size(self, path: Path) -> int:
         """Octets of the whole file system."""
@@ -125,12 +158,18 @@ def is_refusal(err: BaseException) -> bool:
     return not isinstance(err, (OSError, DatabaseError)) or _code(err) in _REFUSED
 
 
+def is_full(err: BaseException) -> bool:
+    """There is no room. The index of the log, a file that SQLite maps, has a code of its own for that."""
+    if isinstance(err, OSError):
+        return err.errno in _NO_SPACE
+    return _code(err) in _FULL or getattr(err, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE
+
+
 def mail_error(err: BaseException, doing: str) -> MailError:
     """What a client is told about a disk fault: 452 when it is full, 451 otherwise (RULES: never 5yz)."""
     if isinstance(err, MailError):
         return err
-    full = _code(err) in _FULL or (isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EDQUOT))
-    return MailError(reply.NO_SPACE if full else reply.QUEUE_WRITE, f"{doing}: {type(err).__name__}: {err}")
+    return MailError(reply.NO_SPACE if is_full(err) else reply.QUEUE_WRITE, f"{doing}: {type(err).__name__}: {err}")
 
 
 def move(source: Path, target: Path) -> None:

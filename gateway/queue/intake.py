@@ -21,10 +21,10 @@ from gateway.mail.message import FileBody, Message
 from gateway.mail.reply import MailError
 from gateway.mail.verdict import Action, Verdict
 from gateway.queue import rows
+from gateway.queue.flight import Request
 from gateway.queue.model import Queued
 from gateway.queue.shard import Shard
-from gateway.queue.space import Space
-from gateway.queue.store import Request
+from gateway.queue.space import COPIES, OVERHEAD, Space
 
 # RFC 5322 §3.6.4, from the start of its line; bounded by that line and one fold.
 _MESSAGE_ID = re.compile(rb"message-id[ \t]*:[ \t]*(?:\r\n[ \t]+)?([^\r\n]{1,250})", re.I)
@@ -62,8 +62,21 @@ class Taking:
         if verdict.action is Action.DISCARD:
             self._discard(tx, message, verdict)
         else:
-            await self._store(tx, message, verdict)
+            octets = self._needs(tx.id, message)
+            self._space.promise(octets)
+            try:
+                await self._store(tx, message, verdict)
+            finally:
+                self._space.written(octets)
         return tx.id
+
+    def _needs(self, queue_id: QueueId, message: Message) -> int:
+        """Octets of the disk. The file that the edge has written for us is there already."""
+        if not self._shard.spool.wants_file(message):
+            return COPIES * message.size + OVERHEAD
+        body = message.body
+        there = isinstance(body, FileBody) and body.path == self._shard.spool.incoming(queue_id)
+        return OVERHEAD if there else message.size + OVERHEAD
 
     async def _store(self, tx: Transaction, message: Message, verdict: Verdict) -> None:
         shard = self._shard

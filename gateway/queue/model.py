@@ -41,6 +41,8 @@ class Addressee:
     attempts: int = 0
     reply: str = ""
     hop: str = ""
+    notify: tuple[str, ...] = ()
+    orcpt: str = ""
 
     @property
     def open(self) -> bool:
@@ -60,6 +62,10 @@ class Queued:
     eight_bit: bool = False
     smtputf8: bool = False
     filed: bool = False  # the body has a file
+    binary: bool = False
+    require_tls: bool = False
+    ret: str = ""
+    envid: str = ""
     held: bool = False
     reason: str = ""
     rule: str = ""
@@ -78,11 +84,15 @@ class Queued:
         return Job(
             id=self.id,
             sender=self.sender,
-            recipients=tuple(Due(each.index, each.address, each.attempts) for each in addressees),
+            recipients=tuple(Due(each.index, each.address, each.attempts, each.notify, each.orcpt) for each in addressees),
             created=self.created,
             size=self.size,
             eight_bit=self.eight_bit,
             smtputf8=self.smtputf8,
+            binary=self.binary,
+            require_tls=self.require_tls,
+            ret=self.ret,
+            envid=self.envid,
         )
 
     def fates(self) -> tuple[Fate, ...]:

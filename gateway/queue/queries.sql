@@ -2,7 +2,7 @@
 
 -- name: add_message
 -- A message is accepted.
-INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: add_content
 -- Its octets.
@@ -10,7 +10,7 @@ INSERT INTO contents VALUES (?, ?, ?, ?, ?);
 
 -- name: add_recipient
 -- One of its recipients.
-INSERT INTO recipients VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO recipients VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: remove_message
 -- The last recipient is settled, or an operator deleted it; the trigger takes content and recipients along.
@@ -34,12 +34,12 @@ SELECT due, n FROM messages WHERE due IS NOT NULL AND (due, n) >= (?, ?) ORDER B
 
 -- name: messages
 -- Messages by their numbers, to be claimed or shown.
-SELECT n, id, state, created, size, sender, flags, rule, symbols, reason FROM messages
+SELECT n, id, state, created, size, sender, flags, rule, symbols, reason, options FROM messages
 WHERE n IN (SELECT value FROM json_each(?));
 
 -- name: recipients
 -- All recipients of these messages, in the order of the envelope.
-SELECT n, i, address, state, attempts, due, reply, hop FROM recipients
+SELECT n, i, address, state, attempts, due, reply, hop, options FROM recipients
 WHERE n IN (SELECT value FROM json_each(?)) ORDER BY n, i;
 
 -- name: content

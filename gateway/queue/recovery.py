@@ -15,7 +15,7 @@ from pathlib import Path
 from gateway.mail.job import QueueId, parse_queue_id
 from gateway.queue import rows
 from gateway.queue.content import Spool
-from gateway.queue.database import NEW, VERSION, NewerSchema, beside, prepare
+from gateway.queue.database import NEW, VERSION, NewerSchema, beside, migrate, prepare
 from gateway.queue.disk import Connection, Disk, move
 from gateway.queue.options import QueueOptions
 from gateway.queue.schedule import longest_wait
@@ -41,12 +41,14 @@ def recover(path: Path, spool: Spool, disk: Disk, options: QueueOptions, *, now:
     connection = disk.connect(path)
     try:
         connection.execute("BEGIN IMMEDIATE")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        new = version == NEW
+        migrate(connection)
         _mend_stamps(connection, options, now)
-        new = connection.execute("PRAGMA user_version").fetchone()[0] == NEW
         orphans, incomplete = _compare(connection, spool, tell)
-        if new:
-            if orphans:
-                _put_aside(orphans, aside.with_name(f"{aside.name}.spool"), disk, tell)
+        if new and orphans:
+            _put_aside(orphans, aside.with_name(f"{aside.name}.spool"), disk, tell)
+        if version != VERSION:
             connection.execute(f"PRAGMA user_version = {VERSION}")
         for file in incomplete if new else [*orphans, *incomplete]:
             disk.remove(file)

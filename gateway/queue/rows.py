@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gateway.mail.job import QueueId
 from gateway.mail.message import FileBody, Message
@@ -17,7 +18,7 @@ from gateway.queue.disk import Connection
 from gateway.queue.model import Addressee, Queued, State, read_address
 from gateway.queue.sql import QUERIES
 
-_EIGHT_BIT, _SMTPUTF8, _FILED = 1, 2, 4
+_EIGHT_BIT, _SMTPUTF8, _FILED, _BINARY, _REQUIRE_TLS = 1, 2, 4, 8, 16
 _ADD_MESSAGE, _ADD_CONTENT, _ADD_RECIPIENT = (QUERIES[name] for name in ("add_message", "add_content", "add_recipient"))
 _REMOVE_MESSAGE, _SET_RECIPIENT = QUERIES["remove_message"], QUERIES["set_recipient"]
 
@@ -56,10 +57,11 @@ def add(connection: Connection, item: Queued, message: Message) -> None:
             item.created,
             item.size,
             str(item.sender),
-            _EIGHT_BIT * item.eight_bit | _SMTPUTF8 * item.smtputf8 | _FILED * item.filed,
+            _flags(item),
             item.rule,
             " ".join(item.symbols),
             item.reason,
+            _options(RET=item.ret, ENVID=item.envid) if item.ret or item.envid else None,
         ),
     )
     body = message.body
@@ -69,9 +71,25 @@ def add(connection: Connection, item: Queued, message: Message) -> None:
     connection.executemany(_ADD_RECIPIENT, [_recipient_row(item.n, each) for each in item.addressees])
 
 
-def _recipient_row(n: int, each: Addressee) -> tuple[int | float | str, ...]:
-    address = each.address
-    return (n, each.index, str(address), address.ascii_domain, each.state, each.attempts, each.due, each.reply, each.hop)
+def _flags(item: Queued) -> int:
+    flags = _EIGHT_BIT * item.eight_bit | _SMTPUTF8 * item.smtputf8 | _FILED * item.filed
+    return flags | _BINARY * item.binary | _REQUIRE_TLS * item.require_tls
+
+
+def _recipient_row(n: int, each: Addressee) -> tuple[int | float | str | None, ...]:
+    address, state = each.address, each.state
+    options = _options(NOTIFY=",".join(each.notify), ORCPT=each.orcpt) if each.notify or each.orcpt else None
+    return (n, each.index, str(address), address.ascii_domain, state, each.attempts, each.due, each.reply, each.hop, options)
+
+
+def _options(**values: str) -> str:
+    """Parameters as they stood in MAIL or RCPT; no value of one has a blank."""
+    return " ".join(f"{keyword}={value}" for keyword, value in values.items() if value)
+
+
+def _read_options(text: str | None) -> dict[str, str]:
+    pairs = (word.partition("=") for word in text.split(" ")) if text else ()
+    return {keyword: value for keyword, _, value in pairs}
 
 
 def remove(connection: Connection, n: int) -> None:
@@ -99,24 +117,46 @@ def read(connection: Connection, numbers: Iterable[int]) -> list[Queued]:
     """These messages with their recipients, without content; those that are gone are left out."""
     wanted = json.dumps(list(numbers))
     items = {row[0]: _item(row) for row in connection.execute(QUERIES["messages"], (wanted,))}
-    for n, index, address, state, attempts, due, reply, hop in connection.execute(QUERIES["recipients"], (wanted,)):
+    for n, *columns in connection.execute(QUERIES["recipients"], (wanted,)):
         if n in items:
-            items[n].addressees.append(Addressee(index, read_address(address), due, State(state), attempts, reply, hop))
+            items[n].addressees.append(_addressee(columns))
     return list(items.values())
 
 
-def _item(row: Sequence[str]) -> Queued:
-    n, queue_id, state, created, size, sender, flags, rule, symbols, reason = row
+def _addressee(columns: Sequence[Any]) -> Addressee:
+    index, address, state, attempts, due, reply, hop, text = columns
+    options = _read_options(text)
+    notify = options.get("NOTIFY")
+    return Addressee(
+        index,
+        read_address(address),
+        due,
+        State(state),
+        attempts,
+        reply,
+        hop,
+        tuple(notify.split(",")) if notify else (),
+        options.get("ORCPT", ""),
+    )
+
+
+def _item(row: Sequence[Any]) -> Queued:
+    n, queue_id, state, created, size, sender, flags, rule, symbols, reason, text = row
+    options = _read_options(text)
     return Queued(
-        n=int(n),
+        n=n,
         id=QueueId(queue_id),
         sender=read_address(sender),
         addressees=[],
-        created=float(created),
-        size=int(size),
-        eight_bit=bool(int(flags) & _EIGHT_BIT),
-        smtputf8=bool(int(flags) & _SMTPUTF8),
-        filed=bool(int(flags) & _FILED),
+        created=created,
+        size=size,
+        eight_bit=bool(flags & _EIGHT_BIT),
+        smtputf8=bool(flags & _SMTPUTF8),
+        filed=bool(flags & _FILED),
+        binary=bool(flags & _BINARY),
+        require_tls=bool(flags & _REQUIRE_TLS),
+        ret=options.get("RET", ""),
+        envid=options.get("ENVID", ""),
         held=bool(state),
         reason=reason,
         rule=rule,

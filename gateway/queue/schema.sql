@@ -1,4 +1,4 @@
--- Schema 1 of a queue shard. A later one gets a new number in database.py and a migration beside it.
+-- Schema 2 of a queue shard. A later one gets a new number in database.py and a migration beside it (migrate_2.sql led here).
 
 -- One row a queued message. Small on purpose: it is rewritten at every deferral, and listings read all of them.
 CREATE TABLE messages (
@@ -9,10 +9,11 @@ CREATE TABLE messages (
   created REAL NOT NULL,          -- Unix time
   size    INTEGER NOT NULL,
   sender  TEXT NOT NULL,          -- '' is the null sender
-  flags   INTEGER NOT NULL,       -- 1: octets above 127, 2: SMTPUTF8, 4: the body has a file
+  flags   INTEGER NOT NULL,       -- 1: octets above 127, 2: SMTPUTF8, 4: the body has a file, 8: BINARYMIME, 16: REQUIRETLS
   rule    TEXT NOT NULL,          -- what decided at acceptance
   symbols TEXT NOT NULL,          -- names, separated by blanks
-  reason  TEXT NOT NULL           -- why it is held
+  reason  TEXT NOT NULL,          -- why it is held
+  options TEXT                    -- RET and ENVID as in MAIL, if they were given
 );
 CREATE INDEX messages_due ON messages (due) WHERE due IS NOT NULL;
 CREATE INDEX messages_held ON messages (n) WHERE state = 1;
@@ -29,6 +30,7 @@ CREATE TABLE recipients (
   due      REAL NOT NULL,
   reply    TEXT NOT NULL,         -- the last one
   hop      TEXT NOT NULL,         -- who gave it
+  options  TEXT,                  -- NOTIFY and ORCPT as in RCPT, if they were given
   PRIMARY KEY (n, i)
 ) WITHOUT ROWID;
 

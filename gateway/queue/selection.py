@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from gateway.mail.address import AddressError, to_ascii
-from gateway.ports import Selector
+from gateway.mail.listing import Selector
 
 # An operator who has to hold back half a million messages must not need half a million ids in memory at once.
 PART = 500

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recording what became of recipients.
 
-1 judge each outcome, 2 have the bounce written for those that failed, 3 commit changes and bounce together (and take the
+1 judge each outcome, 2 have the notice written if the sender is to be told, 3 commit changes and bounce together (and take the
 message away if it is done), 4 tell everybody, 5 let what is still open wait.
 
 Promises: an outcome is never given up while the process lives: a delivered message that is not recorded would be delivered
 again. If a commit fails it is tried again, with pauses, whoever was cancelled. A failure that cannot be told to the sender
-(the bounce cannot be written) holds the message instead of losing it.
+(the bounce cannot be written) holds the message instead of losing it. A deferral that a full disk does not take is kept in
+memory only: nobody need wait for it, since all that a restart forgets is the wait.
 RFCs: 5321 §4.2.5 (notice about some recipients), §4.5.5 (no notice about a notice).
 Not here: the judgement (`settlement.py`), the text of a bounce (`delivery/bounce.py`).
 """
@@ -18,19 +19,21 @@ from functools import partial
 
 from gateway.mail import reply
 from gateway.mail.events import Accepted, Held
-from gateway.mail.job import Due, Job, Outcome
+from gateway.mail.job import Due, Failed, Job, Outcome
 from gateway.mail.message import Message
 from gateway.mail.reply import MailError
 from gateway.ports import Bouncer, Submission
 from gateway.queue import rows
 from gateway.queue.disk import Connection
+from gateway.queue.flight import Request
 from gateway.queue.model import Queued
 from gateway.queue.settlement import Ruling, apply, attempted, bounced, finished, kept_open, rule
 from gateway.queue.shard import Claim, Shard
-from gateway.queue.store import Request
 from gateway.queue.work import Claims
 
 FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0  # seconds between tries to record an outcome
+FULL_PAUSE = 2.0  # the longest if the disk is only full: there may be room at any moment
+DEFERRAL_OCTETS = 16 << 10  # of log: the pages of a message and a recipient somewhere in the tables and their indexes
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +52,11 @@ class Settlement:
     def whole(self) -> bool:
         """It settles every recipient that the message has."""
         return len(self.rulings) == len(self.claim.item.addressees) and all(ruling.final for ruling in self.rulings)
+
+    @property
+    def waits(self) -> bool:
+        """It says only that its recipients are to be tried again."""
+        return not self.hold and self.notice is None and not any(ruling.final for ruling in self.rulings)
 
     def run(self, connection: Connection) -> rows.Settled:
         """The operation. It may have been committed by a try that seemed to fail, so it may not assume that it is new."""
@@ -91,17 +99,12 @@ class Settling:
         settlement = Settlement(job, claim, rulings, done)
         claim.open.difference_update(ruling.due.index for ruling in rulings)
         claim.pending += 1
-        self._renew(claim)
-        if any(ruling.failed for ruling in rulings):
+        self._shard.renew(claim)
+        if any(ruling.news for ruling in rulings):
             self._shard.own(self._with_notice(settlement))
         else:
             self._submit(settlement)
         return done
-
-    def _renew(self, claim: Claim) -> None:
-        claims = self._shard.claims
-        claim.expires = self._shard.clock.monotonic() + self._shard.options.lease
-        claims[claim.item.id] = claims.pop(claim.item.id, claim)
 
     async def _claim_again(self, job: Job) -> Claim | None:
         """The lease has ended, but the work was done all the same. None if the job was settled or released long ago."""
@@ -127,20 +130,21 @@ class Settling:
     async def _with_notice(self, settlement: Settlement) -> None:
         """Have the bounce written and stored beside the outcome."""
         shard, claim = self._shard, settlement.claim
-        failures = [(ruling.due, ruling.failed) for ruling in settlement.rulings if ruling.failed]
+        told = [(ruling.due, ruling.news) for ruling in settlement.rulings if ruling.news]
         try:
             message = await self._claims.content(claim.item)
-            submission = self._bouncer.compose(settlement.job, message, failures, shard.clock.now())
+            submission = self._bouncer.compose(settlement.job, message, told, shard.clock.now())
             if submission is not None:
                 settlement.notice = await self._enter(submission)
         except asyncio.CancelledError:
             _give_up(settlement, MailError(reply.QUEUE_WRITE, "the queue is closed"))
             raise
         except Exception as err:  # a fault of any kind must neither lose the failure nor try the recipient again  # noqa: BLE001
-            settlement.hold = f"bounce not written: {err}"
-            now = shard.time.now()
-            settlement.rulings = [kept_open(each, now) if each.failed else each for each in settlement.rulings]
-            shard.trouble(settlement.hold, claim.item.id)
+            fault, now = f"bounce not written: {err}", shard.time.now()
+            if any(isinstance(news, Failed) for _, news in told):  # good news alone may get lost
+                settlement.hold = fault
+            settlement.rulings = [kept_open(each, now) for each in settlement.rulings]
+            shard.trouble(fault, claim.item.id)
         self._submit(settlement)
 
     async def _enter(self, submission: Submission) -> tuple[Queued, Message, Submission]:
@@ -155,7 +159,9 @@ class Settling:
                 shard.trouble(f"bounce not stored, trying again: {err.detail}", submission.id)
                 await shard.clock.sleep(pause)
                 pause = min(2 * pause, LAST_PAUSE)
-        return shard.new(submission.id, submission.envelope, message, submission.verdict), message, submission
+        item = shard.new(submission.id, submission.envelope, message, submission.verdict)
+        shard.busy.add(item.n)  # a commit that failed may have been made: a reading must not find it before we know of it
+        return item, message, submission
 
     # --- 3 the commit
 
@@ -168,19 +174,25 @@ class Settling:
                 partial(self._not_recorded, settlement),
                 # A message that was never out of memory was written a moment ago: its pages are in the cache.
                 quick=settlement.whole and item.n in self._shard.cache,
-                octets=settlement.notice[0].size if settlement.notice else 0,
+                octets=(settlement.notice[0].size if settlement.notice else 0) + (0 if settlement.whole else DEFERRAL_OCTETS),
+                insists=True,
             )
         )
 
     def _not_recorded(self, settlement: Settlement, err: MailError) -> None:
+        if err.reply is reply.NO_SPACE and settlement.waits:
+            self._keep_in_memory(settlement)
+            return
         if not settlement.failures:
             self._claims.unrecorded += 1
         settlement.failures += 1
-        self._shard.trouble(f"outcome not recorded, trying again: {err.detail}", settlement.claim.item.id)
+        if settlement.failures == 1 or err.reply is not reply.NO_SPACE:  # for a full disk there are many, and often
+            self._shard.trouble(f"outcome not recorded, trying again: {err.detail}", settlement.claim.item.id)
         self._shard.own(self._again(settlement, err))
 
     async def _again(self, settlement: Settlement, err: MailError) -> None:
-        pause = min(FIRST_PAUSE * 2 ** (settlement.failures - 1), LAST_PAUSE)
+        longest = FULL_PAUSE if err.reply is reply.NO_SPACE else LAST_PAUSE
+        pause = min(FIRST_PAUSE * 2 ** min(settlement.failures - 1, 10), longest)
         try:
             await self._shard.clock.sleep(pause)
         except asyncio.CancelledError:
@@ -188,18 +200,33 @@ class Settling:
             raise
         self._submit(settlement)
 
+    def _keep_in_memory(self, settlement: Settlement) -> None:
+        """Let a message wait although its row says that it is due. The store has told of the full disk."""
+        shard, claim = self._shard, settlement.claim
+        claim.unsaved = True
+        self._applied(settlement)
+        if not claim.open and not claim.pending:
+            shard.end_claim(claim)
+        if not settlement.done.done():
+            settlement.done.set_result(None)
+
     # --- 4 and 5
+
+    def _applied(self, settlement: Settlement) -> None:
+        """The outcome holds, in memory as well; everybody hears of the attempts."""
+        shard, item = self._shard, settlement.claim.item
+        if settlement.failures:
+            self._claims.unrecorded -= 1
+            shard.wake.set()
+        apply(item, settlement.rulings)
+        settlement.claim.pending -= 1
+        for event in attempted(item, settlement.rulings, shard.clock.now()):
+            shard.events.emit(event)
 
     def _recorded(self, settlement: Settlement, settled: rows.Settled) -> None:
         shard, claim, rulings = self._shard, settlement.claim, settlement.rulings
         item, now = claim.item, shard.clock.now()
-        if settlement.failures:
-            self._claims.unrecorded -= 1
-            shard.wake.set()
-        apply(item, rulings)
-        claim.pending -= 1
-        for event in attempted(item, rulings, now):
-            shard.events.emit(event)
+        self._applied(settlement)
         if settlement.notice is not None:
             self._entered(*settlement.notice)
         if settlement.hold:
@@ -216,6 +243,7 @@ class Settling:
             settlement.done.set_result(None)
 
     def _entered(self, item: Queued, message: Message, submission: Submission) -> None:
+        self._shard.busy.discard(item.n)
         self._shard.admit(item, message)
         self._shard.emit(
             Accepted, id=item.id, client=None, envelope=submission.envelope, size=item.size, verdict=submission.verdict

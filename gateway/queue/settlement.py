@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from gateway.mail import reply
 from gateway.mail.events import Attempted, Bounced, Event, Finished
 from gateway.mail.job import Deferred, Delivered, Due, Failed, Outcome, QueueId
+from gateway.mail.notify import FAILURE, SUCCESS, wants
 from gateway.queue.model import Queued, State
 from gateway.queue.options import QueueOptions
 from gateway.queue.rows import Change
@@ -28,6 +29,15 @@ class Ruling:
     outcome: Outcome
     change: Change
     failed: Failed | None = None
+
+    @property
+    def news(self) -> Failed | Delivered | None:
+        """What the sender wants to be told (RFC 3461 §4.1): of a failure unless he said no, of a success if he said so."""
+        if self.failed is not None:
+            return self.failed if wants(self.due.notify, FAILURE) else None
+        if not isinstance(self.outcome, Delivered) or not self.due.notify:
+            return None
+        return self.outcome if self.outcome.action and wants(self.due.notify, SUCCESS) else None
 
     @property
     def final(self) -> bool:
@@ -72,8 +82,9 @@ def _change(due: Due, state: State, attempts: int, again: float, outcome: Outcom
 
 
 def kept_open(ruling: Ruling, again: float) -> Ruling:
-    """The same attempt, but its failure cannot be told to anybody yet: the recipient stays."""
-    assert ruling.failed is not None
+    """The same attempt, but a failure that cannot be told to anybody yet: the recipient stays."""
+    if ruling.failed is None or ruling.news is None:
+        return ruling
     return Ruling(ruling.due, ruling.outcome, _change(ruling.due, State.DEFERRED, ruling.change.attempts, again, ruling.failed))
 
 
@@ -94,17 +105,17 @@ def attempted(item: Queued, rulings: Sequence[Ruling], now: float) -> Iterator[E
 
 def bounced(item: Queued, rulings: Sequence[Ruling], notice: QueueId | None, now: float) -> Iterator[Event]:
     """One event for each recipient that failed; `notice` is the bounce that tells the sender."""
-    why_not = "" if notice else "null sender" if not item.sender else "automatic mail"
     for ruling in rulings:
         if ruling.failed is not None:
+            unwanted = ruling.news is None
             yield Bounced(
                 time=now,
                 id=item.id,
                 sender=item.sender,
                 recipient=ruling.due.address,
                 reply=ruling.failed.reply,
-                notice=notice,
-                why_not=why_not,
+                notice=None if unwanted else notice,
+                why_not="not wanted" if unwanted else "" if notice else "null sender" if not item.sender else "automatic mail",
             )
 
 

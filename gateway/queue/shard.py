@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gateway.mail.envelope import Envelope
+from gateway.mail.envelope import BodyType, Envelope
 from gateway.mail.events import Event, Trouble
 from gateway.mail.job import QueueId
 from gateway.mail.message import FileBody, Message
@@ -35,12 +35,16 @@ CLOSE_PATIENCE = 2.0  # seconds that our own tasks have when the queue closes
 
 @dataclass(slots=True, eq=False)
 class Claim:
-    """A job that is out: `open` are the recipients not yet settled, `pending` the settlements not yet durable."""
+    """A job that is out: `open` are the recipients not yet settled, `pending` the settlements not yet durable.
+
+    `unsaved`: the database does not know of an attempt, and when the message is due.
+    """
 
     item: Queued
     open: set[int]
     expires: float  # monotonic
     pending: int = 0
+    unsaved: bool = False
 
 
 class Shard:
@@ -90,11 +94,18 @@ class Shard:
             n=self.last,
             id=queue_id,
             sender=envelope.sender,
-            addressees=[Addressee(index, recipient.address, now) for index, recipient in enumerate(envelope.recipients)],
+            addressees=[
+                Addressee(index, each.address, now, notify=each.notify, orcpt=each.orcpt)
+                for index, each in enumerate(envelope.recipients)
+            ],
             created=now,
             size=message.size,
             eight_bit=message.is_8bit,  # of a file: already known
             smtputf8=envelope.smtputf8,
+            binary=envelope.body is BodyType.BINARY,
+            require_tls=envelope.require_tls,
+            ret=envelope.ret,
+            envid=envelope.envid,
             filed=isinstance(message.body, FileBody),
             held=held,
             reason=verdict.rule or "policy" if held else "",
@@ -125,13 +136,22 @@ class Shard:
         self.ready.keep(due, n)
         self.wake.set()
 
+    def renew(self, claim: Claim) -> None:
+        """Its lease begins anew, as the youngest."""
+        claim.expires = self.clock.monotonic() + self.options.lease
+        self.claims[claim.item.id] = self.claims.pop(claim.item.id, claim)
+
     def end_claim(self, claim: Claim) -> None:
         """Nobody works on this job any more; what is still open of it waits."""
         item = claim.item
         self.claims.pop(item.id, None)
         if any(each.state is not State.QUEUED for each in item.addressees):
             self.cache.drop(item.n)  # it has had its first try
-        self.give_back(item.n, None if item.held else item.due())
+        due = None if item.held else item.due()
+        if claim.unsaved and due is not None:
+            self.put_off(item.n, due)
+        else:
+            self.give_back(item.n, due)
 
     def forget(self, item: Queued) -> None:
         """Its rows are gone: out of memory, and its file off the disk."""

@@ -22,5 +22,10 @@ def _statement(body: str) -> str:
     return " ".join(line.strip() for line in body.splitlines() if line.strip() and not line.startswith("--")).removesuffix(";")
 
 
+def _statements(text: str) -> list[str]:
+    return [statement for part in text.split(";") if (statement := _statement(part))]
+
+
 SCHEMA = (_HERE / "schema.sql").read_text()
+MIGRATIONS = {2: _statements((_HERE / "migrate_2.sql").read_text())}  # by the schema they lead to, from the one before it
 QUERIES = _read_queries((_HERE / "queries.sql").read_text())

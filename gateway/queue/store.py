@@ -9,9 +9,11 @@ itself. All that may have to wait for the disk is done by the thread.
 
 Promises: `then` of an operation runs on the loop, after its commit, in the order of commits, whoever waits or was cancelled.
 One failed operation does not spoil the others of its flight. A failed commit or sync fails the whole flight, is never taken
-for done, and the connection is made anew before the next one (after a failed fsync its pages cannot be trusted).
+for done, and the connection is made anew before the next one (after a failed fsync its pages cannot be trusted); a full disk
+is no reason for that. When the disk is full, new mail is refused; what *insists* (outcomes, which make room when mail is gone)
+and what only reads is tried again at once, for outcomes with the room of the reserve. The log stays as small as the disk wants.
 Fails with: `MailError` 451 or 452, given to `failed` (or raised by `run`).
-Not here: what the operations are (`rows.py`), opening and mending the file (`database.py`).
+Not here: what the operations are (`rows.py`), opening and mending the file (`database.py`), is there room (`space.py`).
 """
 
 import asyncio
@@ -19,17 +21,17 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from gateway.mail import reply
 from gateway.mail.reply import MailError
-from gateway.queue.disk import Connection, DatabaseError, is_refusal, mail_error
+from gateway.queue import upkeep
+from gateway.queue.disk import Connection, DatabaseError, is_full, is_refusal, mail_error
+from gateway.queue.flight import Flight, Operation, Plenty, Request, Room
 
 T = TypeVar("T")
-Operation = Callable[[Connection], T]
 
 FLIGHT_MAX = 500  # operations in one transaction
 QUICK_MAX = 64  # of them on the loop: some 30 µs each, so the loop is held for some 2 ms
@@ -42,47 +44,24 @@ CROWD = 3  # operations in the last flight that are a load
 COMMIT_OCTETS = 64 << 10  # what a commit writes beside the content: whole pages of tables and indexes
 
 
-@dataclass(slots=True, eq=False)
-class Request:
-    """One operation. `octets` is what it writes, about; `error` is set if it failed alone."""
-
-    run: Operation[Any]
-    then: Callable[[Any], None]
-    failed: Callable[[MailError], None]
-    quick: bool = False
-    writes: bool = True
-    octets: int = 0
-    result: Any = None
-    error: MailError | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """`requests` stand in the order in which they run; the first `begun` of them ran on the loop."""
-
-    requests: list[Request]
-    writes: bool
-    begun: int = 0
-    spoiled: bool = False  # an operation failed
-    suspect: bool = False  # the disk failed under one: the connection is not to be trusted
-    faults: list[str] = field(default_factory=list)
-
-
 class Store:
     """`opener` makes a connection to the checked database; `trouble` hears of faults, on the loop."""
 
-    def __init__(self, opener: Callable[[], Connection], trouble: Callable[[str], None]) -> None:
+    def __init__(self, opener: Callable[[], Connection], trouble: Callable[[str], None], room: Room | None = None) -> None:
         self._opener = opener
         self._trouble = trouble
+        self._room = room or Plenty()
         self._connection: Connection | None = None
         self._waiting: deque[Request] = deque()
-        self._flights: SimpleQueue[_Flight | None] = SimpleQueue()
+        self._flights: SimpleQueue[Flight | None] = SimpleQueue()
         self._busy = False  # the connection is the thread's
         self._planned = False
         self._crowded = False  # the last flight was
         self._took_off = 0.0  # in the loop's time
         self._closing: asyncio.Future[None] | None = None
         self._unlogged = 0  # octets written since the last checkpoint
+        self._untidy = False  # the thread shall look for free pages
+        self._unfit = ""  # why the last checkpoint failed
         self.work = {"commits": 0, "operations": 0}  # a commit is one sync, shared by operations
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._write_all, name="queue-writer", daemon=True)
@@ -115,8 +94,14 @@ class Store:
             if not done.done():
                 done.set_exception(err)
 
-        self.submit(Request(operation, resolve, refuse, writes=writes))
+        self.submit(Request(operation, resolve, refuse, writes=writes, insists=True))
         return await done
+
+    def tidy(self) -> None:
+        """Have free pages counted, and given back if the database can be made small."""
+        if not self._untidy and self._closing is None:
+            self._untidy = True
+            self.submit(Request(lambda _: None, lambda _: None, lambda _: None, writes=False))
 
     async def close(self) -> None:
         """Do what waits, write the log into the database, stop the thread."""
@@ -146,7 +131,7 @@ class Store:
         if not self._waiting:
             self._land_for_good()
             return
-        taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), FLIGHT_MAX))]
+        taken = self._load()
         flight = self._sort(taken)
         self._busy, self._crowded, self._took_off = True, len(taken) >= CROWD, self._loop.time()
         connection = self._connection
@@ -161,7 +146,16 @@ class Store:
             flight.begun = 0
         self._flights.put(flight)
 
-    def _sort(self, taken: list[Request]) -> _Flight:
+    def _load(self) -> list[Request]:
+        """What waits, in turn, but no more than the log has room for."""
+        waiting, octets = self._waiting, 0
+        taken: list[Request] = []
+        while waiting and len(taken) < FLIGHT_MAX and (not taken or octets + waiting[0].octets <= self._room.log):
+            octets += waiting[0].octets
+            taken.append(waiting.popleft())
+        return taken
+
+    def _sort(self, taken: list[Request]) -> Flight:
         """Quick ones first. They concern messages that no other operation of the flight does, so the order is free."""
         quick: list[Request] = []
         rest: list[Request] = []
@@ -172,9 +166,9 @@ class Store:
                 octets += request.octets
             else:
                 rest.append(request)
-        return _Flight(quick + rest, any(request.writes for request in taken), len(quick))
+        return Flight(quick + rest, any(request.writes for request in taken), len(quick))
 
-    def _landed(self, flight: _Flight, *, free: bool) -> None:
+    def _landed(self, flight: Flight, *, free: bool) -> None:
         """Tell everybody; then the next flight may go."""
         for fault in flight.faults:
             self._trouble(fault)
@@ -206,16 +200,22 @@ class Store:
     def _write_all(self) -> None:
         while (flight := self._flights.get()) is not None:
             self._fly(flight)
-            checkpoint = self._unlogged >= CHECKPOINT_OCTETS
-            self._loop.call_soon_threadsafe(partial(self._landed, flight, free=not checkpoint))
+            self._insist(flight)
+            checkpoint = self._unlogged >= min(CHECKPOINT_OCTETS, self._room.log)
+            last = not (checkpoint or self._untidy)
+            self._loop.call_soon_threadsafe(partial(self._landed, flight, free=last))
             if checkpoint:
-                self._checkpoint("PASSIVE")
+                self._keep_up(upkeep.checkpoint, "checkpoint")
+            if self._untidy:
+                self._keep_up(partial(upkeep.shrink, most=self._room.copy_max), "shrink")
+                self._untidy = False
+            if not last:
                 self._loop.call_soon_threadsafe(self._released)
         if self._connection is not None:
-            self._checkpoint("TRUNCATE")
+            self._keep_up(upkeep.empty_log, "checkpoint")
             self._drop_connection()
 
-    def _fly(self, flight: _Flight) -> None:
+    def _fly(self, flight: Flight) -> None:
         try:
             if self._connection is None:
                 self._connection = self._opener()
@@ -225,9 +225,39 @@ class Store:
             for request in flight.requests:
                 request.error = request.error or fault
             flight.faults.append(f"{fault.detail}; {len(flight.requests)} operations failed")
-            flight.faults.extend(self._drop_connection())
+            flight.faults.extend(self._undo() if is_full(err) else self._drop_connection())
 
-    def _execute(self, flight: _Flight, connection: Connection) -> None:
+    def _insist(self, flight: Flight) -> None:
+        """Run what is stuck again: reads, then outcomes together, with the reserve, and one by one until one finds no room.
+
+        Before each try the log is begun anew. It keeps its size: its blocks are all that nobody else can take from us.
+        """
+        stuck = sorted((request for request in flight.requests if request.stuck), key=lambda request: request.octets)
+        writes = [request for request in stuck if request.writes]
+        self._fly_again([request for request in stuck if not request.writes], flight)
+        self._fly_again(writes, flight)
+        if any(request.stuck for request in writes) and self._room.give_up():
+            self._fly_again([request for request in writes if request.stuck], flight)
+        for request in writes:
+            if request.stuck:
+                self._fly_again([request], flight)
+            if request.stuck:
+                return
+
+    def _fly_again(self, requests: list[Request], first: Flight) -> None:
+        """Those that find no room once more are stuck as before, and that was told; any other fault was not."""
+        if not requests:
+            return
+        for request in requests:
+            request.error = None
+        if any(request.writes for request in requests):
+            self._keep_up(upkeep.checkpoint, "checkpoint")
+        again = Flight(requests, any(request.writes for request in requests))
+        self._fly(again)
+        if not any(request.stuck for request in requests):
+            first.faults.extend(again.faults)
+
+    def _execute(self, flight: Flight, connection: Connection) -> None:
         """Run what the loop has not run, and commit. Raises what BEGIN or COMMIT raise."""
         if flight.writes and not connection.in_transaction:
             connection.execute("BEGIN IMMEDIATE")
@@ -243,10 +273,20 @@ class Store:
             connection.execute("COMMIT")
             self.work["commits"] += 1
             self._unlogged += COMMIT_OCTETS + sum(request.octets for request in flight.requests)
+        if self._room.tight:
+            self._count_free(flight, connection)
         if flight.suspect:
             flight.faults.extend(self._drop_connection())
 
-    def _one_by_one(self, flight: _Flight, connection: Connection) -> None:
+    def _count_free(self, flight: Flight, connection: Connection) -> None:
+        """What is committed stays so, whatever comes of this."""
+        try:
+            self._room.inside = upkeep.free_inside(connection)
+        except DatabaseError as err:
+            flight.faults.append(f"free pages: {err}")
+            flight.suspect = True
+
+    def _one_by_one(self, flight: Flight, connection: Connection) -> None:
         """Start the transaction again with a savepoint for each operation, so that only the bad ones are undone."""
         if connection.in_transaction:
             connection.execute("ROLLBACK")
@@ -278,12 +318,29 @@ class Store:
             return [f"close: {err}"]
         return []
 
-    def _checkpoint(self, kind: str) -> None:
-        """Copy the log into the database, so that the log is used again from its beginning."""
-        self._unlogged = 0
+    def _undo(self) -> list[str]:
+        """The connection goes on, without what it has not committed: to open a new one takes room as well."""
         try:
-            if self._connection is not None:
-                self._connection.execute(f"PRAGMA wal_checkpoint({kind})").fetchall()
-        except DatabaseError as err:  # the log still holds everything
-            fault = f"checkpoint: {err}"
-            self._loop.call_soon_threadsafe(self._trouble, fault)
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except DatabaseError as err:
+            return [f"rollback: {err}", *self._drop_connection()]
+        return []
+
+    def _keep_up(self, work: Callable[[Connection], None], name: str) -> None:
+        """Work on the file that may fail: the log still holds everything. With no room, the reserve is tried, too."""
+        if self._connection is None:
+            return
+        try:
+            try:
+                work(self._connection)
+            except DatabaseError as err:
+                if not (is_full(err) and self._room.give_up()):
+                    raise
+                work(self._connection)
+        except DatabaseError as err:
+            if self._unfit != str(err):  # told once
+                self._unfit = str(err)
+                self._loop.call_soon_threadsafe(self._trouble, f"{name}: {err}")
+        else:
+            self._unlogged, self._unfit = 0, ""  # they all end with an empty log

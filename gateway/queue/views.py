@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queued messages as operators see them."""
 
-from gateway.ports import MessageView, RecipientView
+from gateway.mail.listing import MessageView, RecipientView
 from gateway.queue.model import Addressee, Queued, State
 
 

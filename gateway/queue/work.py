@@ -179,8 +179,11 @@ class Claims:
         now = shard.clock.monotonic()
         while shard.claims:
             claim = next(iter(shard.claims.values()))
-            if claim.expires > now or claim.pending:
+            if claim.expires > now:
                 return
+            if claim.pending:  # it is the disk that holds it up, and it must not hold up those behind it
+                shard.renew(claim)
+                continue
             shard.trouble("a claim was neither settled nor released in time; the message is tried again", claim.item.id)
             shard.lapsed[claim.item.id] = (claim.item.n, claim.open)
             shard.end_claim(claim)

@@ -52,6 +52,11 @@ def at_mail(daemon: Daemon) -> bytes:
         return client.ask(b"MAIL FROM:<a@origin.example>")
 
 
+def is_welcome(daemon: Daemon) -> bool:
+    with Wire(daemon.smtp_port) as client:
+        return client.banner.startswith(b"220 ")
+
+
 @pytest.mark.needs("prlimit")
 def test_clients_cannot_use_up_the_descriptors(world: World, tmp_path: Path) -> None:
     daemon = Daemon(tmp_path, world.tables("[limits]\nconnections_per_client = 0"))
@@ -67,7 +72,8 @@ def test_clients_cannot_use_up_the_descriptors(world: World, tmp_path: Path) -> 
         assert readiness(daemon) == (200, [])
         for wire in wires:
             wire.socket.close()
-        until("a place is free", lambda: send(daemon, "later").startswith(b"250"))
+        until("a place is free", lambda: is_welcome(daemon))
+        assert send(daemon, "later").startswith(b"250")
         assert daemon.stop() == 0
         assert not [row for row in daemon.log() if row["event"] == "trouble"]
 

@@ -165,7 +165,7 @@ COMMANDS = {
     b"VRFY box": b"252",
     b"EXPN list": b"502",
     b"TURN": b"502",
-    b"BDAT 5 LAST": b"50",
+    b"BDAT 0 LAST": b"503 5.5.1",
     b"AUTH PLAIN AAAA": b"50",
     b"STARTTLS": b"502",
     b"XYZZY": b"500",

@@ -261,6 +261,27 @@ async def test_a_domain_alone_goes_as_a_labels() -> None:
         assert sink.messages[0].recipients == ("bob@xn--bcher-kva.example",)
 
 
+async def test_a_domain_alone_goes_as_it_came_where_smtputf8_is_offered() -> None:
+    async with Sink() as sink:
+        await send(sink, HEADER + b"\r\nx\r\n", "bob@bücher.example", sender="ann@bücher.example", smtputf8=True)
+        (received,) = sink.messages
+        assert received.recipients == ("bob@bücher.example",)
+        assert received.mail_line.startswith("MAIL FROM:<ann@bücher.example>".encode())
+        assert received.mail_line.endswith(b" SMTPUTF8")
+
+
+@pytest.mark.parametrize("needs", ["recipient", "header"])
+async def test_where_something_else_needs_smtputf8_a_domain_goes_as_it_came(needs: str) -> None:
+    content = f"From: a@client.example\r\nSubject: {'ü' if needs == 'header' else 'u'}\r\n\r\nx\r\n".encode()
+    other = "пользователь@dest.example" if needs == "recipient" else "eve@dest.example"
+    async with Sink() as sink, delivering({"*": f"smtp://{sink.address}"}) as rig:
+        await rig.work.put(job("bob@bücher.example", other, content=content, smtputf8=True), content=content)
+        await rig.work.wait(2)
+        (received,) = sink.messages
+        assert received.recipients == ("bob@bücher.example", other)
+        assert received.mail_line.endswith(b" SMTPUTF8")
+
+
 async def test_a_quoted_local_part_and_the_null_sender_are_sent_as_they_are() -> None:
     async with Sink() as sink:
         await send(sink, HEADER + b"\r\nx\r\n", '"a b\\"c>"@dest.example', sender="")

@@ -76,6 +76,17 @@ async def test_a_replaced_worker_keeps_the_data_directory_that_is_locked(tmp_pat
         daemon.close()
 
 
+async def test_records_name_the_worker_that_wrote_them(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, TABLES, workers=2)
+    await asyncio.to_thread(daemon.start)
+    try:
+        entries = [json.loads(line) for line in daemon.log_path.read_text().splitlines()]
+        ready = [entry.get("worker") for entry in entries if entry.get("what") == "ready"]
+        assert sorted(ready, key=str) == [0, 1, None], "the last one is the supervisor's"
+    finally:
+        daemon.close()
+
+
 async def test_a_hangup_for_a_worker_does_not_end_it(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path, TABLES, workers=2)
     await asyncio.to_thread(daemon.start)

@@ -3,6 +3,12 @@
 
     # what this conversation shows                    comments; the first one names the test
     !limits message_size=1000 errors=3                the server's options for this file (also !listener, !policy, !intake)
+    !listener xclient=127.0.0.0/8,::1/128             networks have commas between them
+    !settings binary=true                             what else the assembly may tell it
+    !submission check_from=true                       options of [submission]
+    !user ann secret ann@b.example @c.example         someone who may log in: name, password, addresses; `!user` alone: no file
+    !others 2                                         so many connections were greeted before ours, and stay
+    !spool missing                                    the directory for large content is not there
     S: 220 *                                          a reply; its last line must match, * stands for anything
     S: 250-SIZE *                                     a line that must be among the earlier ones of the next reply
     C: EHLO client.example                            a command, CRLF is added
@@ -12,11 +18,13 @@
     !wait                                             the replies so far are read before more is sent
     !eof                                              the client half-closes
     !closed                                           the server has closed
+    !drain                                            the server is told to stop
     !stored 1                                         so many messages were taken over
     !content Subject: x\\r\\n\\r\\nbody\\r\\n               the header and body of the last one
 
-`!policy PHASE NAME` lets the policy answer with the reply of that name in `mail/reply.py`, or `crash`; `!policy rcpt NAME TEXT`
-only where TEXT is in the recipient. `!intake NAME` does the same for the queue; `!intake full` is pressure.
+`!policy PHASE NAME` lets the policy answer with the reply of that name in `mail/reply.py`, with `defer` or `reject` that bring
+no reply, or `crash`; `!policy rcpt NAME TEXT` only where TEXT is in the recipient. `!intake NAME` does the same for the queue;
+`!intake full` is pressure.
 """
 
 import asyncio
@@ -59,8 +67,9 @@ class Dialogue:
     steps: list[Step] = field(default_factory=list)
 
 
-SETUP = {"limits", "listener", "policy", "intake"}
-ACTIONS = {"starttls", "wait", "eof", "closed", "stored", "content"}
+SETUP = {"limits", "listener", "settings", "policy", "intake", "submission", "user", "others", "spool"}
+SYNCHRONOUS = {"starttls", "wait", "eof", "closed", "drain"}  # what was said before is answered first
+ACTIONS = {*SYNCHRONOUS, "stored", "content"}
 
 
 def parse(path: Path) -> Dialogue:
@@ -118,7 +127,7 @@ class Talk:
         self._writer = writer
 
     async def hold(self, dialogue: Dialogue, perform: Callable[[Step], None], context: object) -> None:
-        """The whole conversation. `perform` checks `!stored` and `!content`; raises AssertionError naming the line."""
+        """The whole conversation. `perform` does what concerns the server; raises AssertionError naming the line."""
         for part in _parts(dialogue.steps, self.cut):
             for step in part:
                 if step.kind == "C":
@@ -138,7 +147,7 @@ class Talk:
             case "closed":
                 left = await self._reader.read()
                 assert not left, f"{where}: the server said {left!r} before it closed"
-            case "stored" | "content":
+            case "stored" | "content" | "drain":
                 perform(step)
 
     async def _send(self, octets: bytes) -> None:
@@ -187,7 +196,7 @@ def _parts(steps: list[Step], cut: Cut) -> Iterator[list[Step]]:
             yield part
             part = []
         part.append(step)
-        if step.kind in ("starttls", "wait", "eof", "closed"):
+        if step.kind in SYNCHRONOUS:
             yield part
             part = []
     if part:

@@ -2,10 +2,12 @@
 """A disk that fails on cue: the n-th write, sync, rename or commit, once or from then on.
 
 Every act that makes something durable is counted under its name: "write", "sync", "directory", "rename", "remove" for
-files; "begin", "statement", "commit" for the database. `acts` is the list of them, so a test can walk through all.
+files, "allocate" for the reserve; "begin", "statement", "commit" for the database. `acts` is the list of them, so a test can
+walk through all.
 """
 
 import errno
+import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -23,6 +25,11 @@ def database_full() -> sqlite3.Error:
 
 def sync_failed() -> sqlite3.Error:
     return _error("disk I/O error", sqlite3.SQLITE_IOERR_FSYNC)
+
+
+def no_room_for_index() -> sqlite3.Error:
+    """What a full disk says when a database is opened: the index of its log is a file that SQLite maps."""
+    return _error("disk I/O error", sqlite3.SQLITE_IOERR_SHMSIZE)
 
 
 def _error(text: str, code: int) -> sqlite3.Error:
@@ -55,14 +62,20 @@ class FailingDisk(Disk):
         self.page_limit = 0
         self._at = -1
         self._on = ""
-        self._for_ever = False
+        self._times = 1.0
         self._full = False
 
-    def fail(self, at: int, *, on: str = "", for_ever: bool = False, full: bool = False, late: bool = False) -> None:
-        """Fail act number `at` (from 0; of those named `on`, if given) with an I/O error, or with "no space" if `full`."""
+    def fail(
+        self, at: int, *, on: str = "", times: int = 1, for_ever: bool = False, full: bool = False, late: bool = False
+    ) -> None:
+        """Fail act number `at` (from 0; of those named `on`, if given) with an I/O error, or with "no space" if `full`.
+
+        So many `times` in a row, or `for_ever`.
+        """
         self.acts.clear()
         self.armed = True
-        self._at, self._on, self._for_ever, self._full, self.late = at, on, for_ever, full, late
+        self._at, self._on, self._full, self.late = at, on, full, late
+        self._times = math.inf if for_ever else times
 
     def heal(self) -> None:
         """Count on, fail no more."""
@@ -76,7 +89,7 @@ class FailingDisk(Disk):
         self.acts.append(name)
         if self._at < 0 or (self._on and name != self._on):
             return False
-        return number == self._at or (self._for_ever and number > self._at)
+        return self._at <= number < self._at + self._times
 
     def database_error(self) -> sqlite3.Error:
         return database_full() if self._full else sync_failed()
@@ -116,6 +129,10 @@ class FailingDisk(Disk):
             super().write(path, [pieces[0][: len(pieces[0]) // 2]])  # half a file, then the fault
         self._file("write")
         super().write(path, pieces)
+
+    def allocate(self, path: Path, octets: int) -> None:
+        self._file("allocate")
+        super().allocate(path, octets)
 
     def free(self, path: Path) -> tuple[int, int | None]:
         return self.space or super().free(path)

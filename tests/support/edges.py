@@ -51,6 +51,7 @@ class Place:
     events: Events
     port: int
     spool: Path
+    draining: asyncio.Task[None] | None = None  # started by the test
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24)
@@ -78,18 +79,21 @@ async def running(
     policy: FakePolicy | None = None,
     intake: FakeIntake | None = None,
     tls: ssl.SSLContext | None = None,
+    more: dict[str, Any] | None = None,
 ) -> AsyncIterator[Place]:
-    """An Edge that is drained at the end, whatever became of it."""
+    """An Edge that is drained at the end, whatever became of it. `more` are fields of its settings."""
     events, policy, intake = Events(), policy or FakePolicy(), intake or FakeIntake()
-    settings = EdgeSettings(hostname=HOSTNAME, limits=limits or LimitsOptions(), tls_context=tls, spool_directory=spool)
+    fields = {"spool_directory": spool} | (more or {})
+    settings = EdgeSettings(hostname=HOSTNAME, limits=limits or LimitsOptions(), tls_context=tls, **fields)
     edge = Edge(settings, policy, intake, SystemClock(), events)
     sock = bind("127.0.0.1:0")
     port = sock.getsockname()[1]
     await edge.serve(sock, listener or ListenerOptions(address="127.0.0.1:0"))
+    place = Place(edge, settings, policy, intake, events, port, spool)
     try:
-        yield Place(edge, settings, policy, intake, events, port, spool)
+        yield place
     finally:
-        await edge.drain(0)
+        await (place.draining or edge.drain(0))
 
 
 async def until(condition: Callable[[], object]) -> None:

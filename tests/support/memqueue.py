@@ -9,13 +9,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from gateway.mail import reply
-from gateway.mail.envelope import Envelope, Transaction
+from gateway.mail.envelope import BodyType, Envelope, Transaction
 from gateway.mail.events import Accepted, Event, Held, Operated, Trouble
-from gateway.mail.job import Due, Failed, Job, Outcome, QueueId
+from gateway.mail.job import Delivered, Due, Failed, Job, Outcome, QueueId
+from gateway.mail.listing import MessageView, Selector
 from gateway.mail.message import Message
 from gateway.mail.reply import MailError
 from gateway.mail.verdict import Action, Verdict
-from gateway.ports import Bouncer, Clock, EventSink, MessageView, Selector
+from gateway.ports import Bouncer, Clock, EventSink
 from gateway.queue.admin import HELD_BY_OPERATOR
 from gateway.queue.intake import discarded, message_id
 from gateway.queue.model import Addressee, Queued
@@ -80,11 +81,18 @@ class MemoryQueue:
             n=next(self._numbers),
             id=queue_id,
             sender=envelope.sender,
-            addressees=[Addressee(index, each.address, now) for index, each in enumerate(envelope.recipients)],
+            addressees=[
+                Addressee(index, each.address, now, notify=each.notify, orcpt=each.orcpt)
+                for index, each in enumerate(envelope.recipients)
+            ],
             created=now,
             size=message.size,
             eight_bit=message.is_8bit,
             smtputf8=envelope.smtputf8,
+            binary=envelope.body is BodyType.BINARY,
+            require_tls=envelope.require_tls,
+            ret=envelope.ret,
+            envid=envelope.envid,
             held=held,
             reason=verdict.rule or "policy" if held else "",
             rule=verdict.rule,
@@ -148,26 +156,29 @@ class MemoryQueue:
         moment = Moment(self._time.now(), self._options, 0.5)
         rulings = [rule(item, due, outcome, moment) for due, outcome in outcomes if due.index in left]
         left.difference_update(ruling.due.index for ruling in rulings)
-        failures = [(ruling.due, ruling.failed) for ruling in rulings if ruling.failed]
+        told = [(ruling.due, ruling.news) for ruling in rulings if ruling.news]
         notice = None
-        if failures:
-            rulings, notice = self._tell(job, item, rulings, failures)
+        if told:
+            rulings, notice = self._tell(job, item, rulings, told)
         self._record(item, rulings, notice)
         if not left:
             self._claims.pop(job.id, None)
         self._changed.set()
 
     def _tell(
-        self, job: Job, item: Queued, rulings: list[Ruling], failures: list[tuple[Due, Failed]]
+        self, job: Job, item: Queued, rulings: list[Ruling], told: list[tuple[Due, Failed | Delivered]]
     ) -> tuple[list[Ruling], QueueId | None]:
         assert item.message is not None
         try:
-            submission = self._bouncer.compose(job, item.message, failures, self._clock.now())
+            submission = self._bouncer.compose(job, item.message, told, self._clock.now())
         except Exception as err:  # as the real one: nothing is lost  # noqa: BLE001
-            item.held, item.reason = True, f"bounce not written: {err}"
-            self._emit(Held, item.id, reason=item.reason)
-            self._events.emit(Trouble(time=self._clock.now(), area="queue", detail=item.reason, id=item.id))
-            return [kept_open(each, self._time.now()) if each.failed else each for each in rulings], None
+            fault = f"bounce not written: {err}"
+            self._events.emit(Trouble(time=self._clock.now(), area="queue", detail=fault, id=item.id))
+            kept = [kept_open(each, self._time.now()) for each in rulings]
+            if any(isinstance(news, Failed) for _, news in told):
+                item.held, item.reason = True, fault
+                self._emit(Held, item.id, reason=fault)
+            return kept, None
         if submission is None:
             return rulings, None
         self._enter(submission.id, submission.envelope, submission.message, submission.verdict)

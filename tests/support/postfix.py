@@ -3,12 +3,14 @@
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 MASTER = """\
 127.0.0.1:{port} inet n - n - - smtpd
@@ -78,10 +80,16 @@ virtual_transport = virtual
 """
 
 
-class Postfix:
-    """Start with `with Postfix(port, settings) as postfix:`. `domains` are received into one maildir."""
+COMPLAINT = re.compile(r"postfix\S*\[\d+\]: (warning|error|fatal|panic): ")
 
-    def __init__(self, port: int, settings: str = "", *, domains: str = "") -> None:
+
+class Postfix:
+    """Start with `with Postfix(port, settings) as postfix:`. `domains` are received into one maildir.
+
+    `settings` are lines of main.cf and `services` lines of master.cf; those given here win over the base.
+    """
+
+    def __init__(self, port: int, settings: str = "", *, domains: str = "", services: str = "") -> None:
         self.port = port
         # Not below pytest's own folder: Postfix's unprivileged daemons could not reach it there.
         self.root = Path(tempfile.mkdtemp(prefix="gw-postfix-"))
@@ -93,14 +101,13 @@ class Postfix:
         os.chown(self.root / "mail", owner.pw_uid, owner.pw_gid)
         receiving = RECEIVING.format(domains=domains, root=self.root, uid=owner.pw_uid, gid=owner.pw_gid) if domains else ""
         (self.root / "etc/main.cf").write_text(MAIN.format(root=self.root) + receiving + settings)
-        (self.root / "etc/master.cf").write_text(MASTER.format(port=port))
+        (self.root / "etc/master.cf").write_text(MASTER.format(port=port) + services)
 
     def command(self, *arguments: str) -> None:
         subprocess.run(["postfix", "-c", str(self.root / "etc"), *arguments], check=True, capture_output=True, timeout=60)
 
-    def __enter__(self) -> "Postfix":
-        self.command("check")
-        self.command("start")
+    def __enter__(self) -> Self:
+        self.command("start")  # with its own check of what would keep it from running
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
@@ -116,6 +123,10 @@ class Postfix:
 
     def log(self) -> str:
         return (self.root / "log/mail.log").read_text(errors="replace")
+
+    def complaints(self) -> list[str]:
+        """The log's lines of warnings, errors and worse."""
+        return [line for line in self.log().splitlines() if COMPLAINT.search(line)]
 
     def received(self) -> list[bytes]:
         """Every stored message, as it is in the maildir (LF line ends)."""

@@ -20,7 +20,8 @@ which is the only way to reach the stages before MAIL.
     garbage-reply, extra-reply, endless-reply, multiline
                            how the reply to this very command is written; `garbage-at-STAGE` … elsewhere
 
-STAGE is greeting (or connect), ehlo, helo, starttls, mail, rcpt, data, dot, rset, quit.
+STAGE is greeting (or connect), ehlo, helo, starttls, mail, rcpt, data, dot, rset, quit. The last BDAT of a message is its dot,
+one before it is bdat; BDAT is understood whether CHUNKING is offered or not.
 Process form: `python -m tests.support.sink --port P --log FILE` appends one JSON line a message before its 250.
 """
 
@@ -59,6 +60,7 @@ class Sink:
 
     tls: ssl.SSLContext | None = None
     extensions: tuple[str, ...] = DEFAULT_EXTENSIONS
+    secure_extensions: tuple[str, ...] = ()  # offered under TLS only, besides the others
     behaviours: set[str] = field(default_factory=set)
     host: str = "127.0.0.1"
     port: int = 0

@@ -29,7 +29,7 @@ class Received:
 
     sender: str
     recipients: tuple[str, ...]
-    content: bytes  # dots un-stuffed
+    content: bytes  # dots un-stuffed; of BDAT as it came
     tls: bool
     helo: str
     connection: int  # 1 for the first connection
@@ -71,6 +71,7 @@ class Connection(asyncio.Protocol):
         self.secure = False
         self.hanging: Callable[[], None] | None = None
         self.in_data = False
+        self.chunk: tuple[int, bool] | None = None  # octets of a BDAT to come, and whether it is the last
         self.scan = 0
         self.helo = ""
         self.task: asyncio.Task[None] | None = None
@@ -80,6 +81,7 @@ class Connection(asyncio.Protocol):
         self.mail_line = b""
         self.rcpt_lines: list[bytes] = []
         self.own: list[tuple[str, Action]] = []
+        self.chunks: list[bytes] = []
 
     # --- the connection
 
@@ -114,7 +116,8 @@ class Connection(asyncio.Protocol):
     def work(self) -> None:
         """Handle all that is complete in the buffer."""
         while self.hanging is None and self.task is None and not self.transport.is_closing():
-            if not (self.take_content() if self.in_data else self.take_line()):
+            take = self.take_chunk if self.chunk is not None else self.take_content if self.in_data else self.take_line
+            if not take():
                 return
 
     def take_line(self) -> bool:
@@ -199,7 +202,7 @@ class Connection(asyncio.Protocol):
         if not self.sink.esmtp:
             self.write("502 5.5.1 what is that?")
             return
-        words = [self.sink.name, *self.sink.extensions]
+        words = [self.sink.name, *self.sink.extensions, *(self.sink.secure_extensions if self.secure else ())]
         if self.sink.tls and not self.secure:
             words.append("STARTTLS")
         self.greet(line, "\n".join(words))
@@ -287,7 +290,34 @@ class Connection(asyncio.Protocol):
             content, end = bytes(self.buffer[: at + 2]), at + 5
         del self.buffer[:end]
         self.in_data = False
+        if not self.sink.count_only and (b"\r\n." in content or content[:1] == b"."):
+            content = (b"\r\n" + content).replace(b"\r\n.", b"\r\n")[2:]
         self.end_of_content(content)
+        return True
+
+    def do_bdat(self, line: bytes) -> None:
+        """RFC 3030 §2: the octets follow the command at once, wanted or not."""
+        _, size, *last = line.split()
+        self.chunk = int(size), bool(last)
+
+    def take_chunk(self) -> bool:
+        """All octets of a BDAT; they are counted, not looked at."""
+        assert self.chunk is not None
+        size, last = self.chunk
+        if self.buffer and self.sink.action("mid-body", self.own):
+            self.abort()
+            return False
+        if len(self.buffer) < size:
+            return False
+        self.chunks.append(bytes(self.buffer[:size]))
+        del self.buffer[:size]
+        self.chunk = None
+        if not self.rcpt_lines:
+            self.write("503 5.5.1 no valid recipients")
+        elif last:
+            self.end_of_content(b"".join(self.chunks))
+        else:
+            self.answer("bdat", f"2.0.0 {size} octets")
         return True
 
     def end_of_content(self, content: bytes) -> None:
@@ -322,8 +352,6 @@ class Connection(asyncio.Protocol):
     def keep(self, content: bytes) -> None:
         sink = self.sink
         if not sink.count_only:
-            if b"\r\n." in content or content[:1] == b".":
-                content = (b"\r\n" + content).replace(b"\r\n.", b"\r\n")[2:]
             received = Received(
                 _address(self.mail_line),
                 tuple(_address(line) for line in self.rcpt_lines),
@@ -361,6 +389,7 @@ _HANDLERS: dict[bytes, Callable[[Connection, bytes], None]] = {
     b"MAIL": Connection.do_mail,
     b"RCPT": Connection.do_rcpt,
     b"DATA": Connection.do_data,
+    b"BDAT": Connection.do_bdat,
     b"RSET": Connection.do_rset,
     b"NOOP": Connection.do_noop,
     b"QUIT": Connection.do_quit,

@@ -112,6 +112,43 @@ def test_an_open_relay_is_refused_unless_spelled_out(network: str) -> None:
     assert from_mapping({**MINIMAL, "relay": {"networks": [network], "open": True}}, "f.toml").relay.networks
 
 
+EVERYBODY = [["0.0.0.0/0"], ["::/0"], ["0.0.0.0/1", "128.0.0.0/1"], ["10.0.0.0/8", "2000::/3"]]
+
+
+@pytest.mark.parametrize("networks", EVERYBODY)
+@pytest.mark.parametrize("key", ["proxy_protocol", "xclient"])
+def test_a_listener_where_anyone_may_claim_a_trusted_address_is_refused(key: str, networks: list[str]) -> None:
+    data = {**MINIMAL, "listener": [{"address": "127.0.0.1:1"}, {"address": "127.0.0.1:2", key: networks}]}
+    fault = faults(data)[f"listener[1].{key}"]
+    assert networks[0] in fault.value
+    assert "relay.open = true" in fault.reason
+    from_mapping({**data, "relay": {"open": True}}, "f.toml")
+
+
+@pytest.mark.parametrize("key", ["proxy_protocol", "xclient"])
+def test_where_no_address_is_trusted_anyone_may_claim_one(key: str) -> None:
+    listener = {"address": "127.0.0.1:2", key: ["0.0.0.0/0"]}
+    from_mapping({**MINIMAL, "listener": [listener], "relay": {"networks": [], "domains": ["dest.example"]}}, "f.toml")
+
+
+def test_but_not_the_name_of_a_user(tmp_path: Path) -> None:
+    """By XCLIENT LOGIN, anyone could be one on a listener for submission."""
+    listener = {"address": "127.0.0.1:2", "xclient": ["::/0"], "role": "submission", "tls": "starttls"}
+    tls = {"certificate": "/x.pem", "key": "/x.key"}
+    data = {**MINIMAL, "tls": tls, "listener": [listener], "relay": {"networks": []}}
+    assert "listener[0].xclient" in faults(data)
+
+
+@pytest.mark.parametrize("key", ["proxy_protocol", "xclient"])
+def test_proxies_of_the_house_are_taken(key: str) -> None:
+    from_mapping({**MINIMAL, "listener": [{"address": "127.0.0.1:2", key: ["10.0.0.0/8", "fc00::/7"]}]}, "f.toml")
+
+
+def test_everything_as_a_domain_is_refused() -> None:
+    for domain in ("*", ".", ".com"):
+        assert any(key.startswith("relay.domains") for key in faults({**MINIMAL, "relay": {"domains": [domain]}}))
+
+
 @pytest.mark.parametrize("content", [b"hostname = ", b"\xff\xfe", b"[a]\n[a]\n"])
 def test_what_is_not_toml_is_one_fault(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "f.toml"
@@ -143,10 +180,44 @@ def test_a_certificate_that_fits_its_key_is_no_fault(tmp_path: Path) -> None:
     assert not examined(tmp_path, tls={"certificate": str(made.certificate), "key": str(made.key)})
 
 
-def test_a_certificate_that_cannot_be_used_is_a_fault(tmp_path: Path) -> None:
+def test_a_certificate_and_a_key_that_cannot_be_used_are_two_faults(tmp_path: Path) -> None:
     (tmp_path / "bad.pem").write_text("no certificate")
     tls = {"certificate": str(tmp_path / "bad.pem"), "key": str(tmp_path / "none.pem")}
-    assert [fault.key for fault in examined(tmp_path, tls=tls)] == ["tls.certificate"]
+    assert [fault.key for fault in examined(tmp_path, tls=tls)] == ["tls.certificate", "tls.key"]
+
+
+def test_further_certificates_need_a_first_one() -> None:
+    tls = {"sni": [{"certificate": "/x.pem", "key": "/x.key"}]}
+    assert "tls.certificate" in faults({**MINIMAL, "tls": tls})["tls.sni"].reason
+
+
+def test_each_further_certificate_is_examined_under_its_own_key(tmp_path: Path) -> None:
+    (tmp_path / "main").mkdir()
+    (tmp_path / "nameless").mkdir()
+    good, nameless = (
+        certificates.make(tmp_path / "main", "mx.example.test"),
+        certificates.make(tmp_path / "nameless", "192.0.2.1"),
+    )
+    tls = {
+        "certificate": str(good.certificate),
+        "key": str(good.key),
+        "sni": [
+            {"certificate": str(good.certificate), "key": str(good.key)},
+            {"certificate": str(good.certificate), "key": str(nameless.key)},
+            {"certificate": str(nameless.certificate), "key": str(nameless.key)},
+            {"certificate": str(tmp_path / "none.pem"), "key": str(good.key)},
+        ],
+    }
+    found = {fault.key: fault.reason for fault in examined(tmp_path, tls=tls)}
+    assert list(found) == [f"tls.sni[{at}].certificate" for at in (1, 2, 3)]
+    assert "does not belong to" in found["tls.sni[1].certificate"]
+    assert "no DNS name" in found["tls.sni[2].certificate"]
+    assert "cannot be read" in found["tls.sni[3].certificate"]
+
+
+@pytest.mark.parametrize("minimum", ["1.1", "1.0", "TLSv1.2", 1.2])
+def test_older_versions_of_tls_cannot_be_configured(minimum: object) -> None:
+    assert "tls.minimum" in faults({**MINIMAL, "tls": {"minimum": minimum}})
 
 
 def test_a_data_dir_below_a_file_is_a_fault(tmp_path: Path) -> None:

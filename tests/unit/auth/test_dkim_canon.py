@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.auth import dkim_canon
+from gateway.auth import dkim_sign
 from gateway.auth.dkim_canon import Relaxed, Simple, collapse, hash_body, relaxed_field, strip_line_ends, without_signature
 from tests.support.sign import canonical_body, canonical_field
 
@@ -123,4 +123,4 @@ def test_dkimpy_canonicalises_as_we_do(body: bytes) -> None:
 def test_a_dkimpy_without_the_replaced_functions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(dkim.canonicalization, "strip_trailing_lines")
     with pytest.raises(ImportError, match="strip_trailing_lines"):
-        dkim_canon.install()
+        dkim_sign.install()

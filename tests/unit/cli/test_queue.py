@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from gateway import app
+from gateway import offline as without_daemon
 from gateway.cli.queue import queue
 from gateway.infra.datadir import DataDirectoryInUse
 from gateway.queue.database import prepare
@@ -145,7 +145,9 @@ def test_what_is_not_there_is_exit_status_1(running: Place, arguments: list[str]
     "arguments", [["show", "../etc/passwd"], ["hold", "nonsense"], ["list", "--older", "soon"], ["list", "--state", "gone"]]
 )
 def test_arguments_that_make_no_sense_are_exit_status_2(running: Place, arguments: list[str]) -> None:
-    assert running.run(*arguments).exit_code == 2
+    result = running.run(*arguments)
+    assert result.exit_code == 2
+    assert "''" not in result.stderr  # nothing is offered that cannot be given
 
 
 def test_a_configuration_that_cannot_be_used_is_exit_status_2(place: Place) -> None:
@@ -199,7 +201,7 @@ def offline(place: Place, monkeypatch: pytest.MonkeyPatch, fault: Exception | No
             raise fault
         yield [place.queue]
 
-    monkeypatch.setattr(app, "offline_queues", queues)
+    monkeypatch.setattr(without_daemon, "offline_queues", queues)
 
 
 def test_without_a_daemon_the_shards_are_opened(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

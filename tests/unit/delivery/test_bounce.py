@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who is told, and with which envelope."""
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.delivery.bounce import DsnBouncer
 from gateway.mail import message
 from gateway.mail.envelope import BodyType
-from gateway.mail.job import Due, Failed, Job, make_queue_id
+from gateway.mail.job import Delivered, Due, Failed, Job, make_queue_id
 from gateway.mail.message import Message
 from gateway.mail.reply import from_remote
 from gateway.ports import Submission
 from tests.support.fakework import CONTENT, job
 
+RELAYED = Delivered(reply=from_remote(250, "2.0.0 taken"), remote=True, hop="mx.dest.example[192.0.2.1]:25")
 FAILED = Failed(reply=from_remote(550, "5.1.1 No such user"), remote=True, hop="mx.dest.example[192.0.2.1]:25")
 NOW = 1_700_003_600.0
 
 
-def bounce(one: Job, content: bytes = CONTENT, failures: list[tuple[Due, Failed]] | None = None) -> Submission | None:
+def bounce(one: Job, content: bytes = CONTENT, told: list[tuple[Due, Failed | Delivered]] | None = None) -> Submission | None:
     bouncer = DsnBouncer("mx.example.test", returned_message=50_000)
-    failures = [(due, FAILED) for due in one.recipients] if failures is None else failures
-    return bouncer.compose(one, Message.parse(content), failures, NOW)
+    told = [(due, FAILED) for due in one.recipients] if told is None else told
+    return bouncer.compose(one, Message.parse(content), told, NOW)
 
 
 def test_the_sender_is_told_by_the_null_sender() -> None:
@@ -59,8 +62,8 @@ def test_our_own_notice_would_not_be_answered() -> None:
     assert bounce(job("ann@client.example", sender="postmaster@other.example"), first.message.read()) is None
 
 
-def test_without_failures_there_is_nothing_to_tell() -> None:
-    assert bounce(job("bob@dest.example"), failures=[]) is None
+def test_without_news_there_is_nothing_to_tell() -> None:
+    assert bounce(job("bob@dest.example"), told=[]) is None
 
 
 def test_an_internationalised_sender_is_told_with_smtputf8() -> None:
@@ -133,3 +136,47 @@ def test_a_reload_changes_the_name_and_what_is_returned() -> None:
     assert b"MAILER-DAEMON@new.example.test" in wire
     assert b"old.example.test" not in wire
     assert b"Hello\r\n" not in wire
+
+
+# --- what the sender asked for
+
+
+@pytest.mark.parametrize(("ret", "whole"), [("", True), ("FULL", True), ("full", True), ("HDRS", False), ("hdrs", False)])
+def test_the_sender_says_how_much_comes_back(ret: str, whole: bool) -> None:
+    """RFC 3461 §4.3."""
+    notice = bounce(replace(job("bob@dest.example"), ret=ret))
+    assert notice is not None
+    assert (b"\r\nHello\r\n" in notice.message.read()) is whole
+
+
+def test_good_news_alone_returns_the_header() -> None:
+    """RFC 3461 §4.3: RET is about failures."""
+    one = replace(job("bob@dest.example", "eve@dest.example"), ret="FULL")
+    bob, eve = one.recipients
+    good, mixed = bounce(one, told=[(bob, RELAYED)]), bounce(one, told=[(bob, RELAYED), (eve, FAILED)])
+    assert good is not None
+    assert mixed is not None
+    assert b"Action: relayed" in good.message.read()
+    assert b"\r\nHello\r\n" not in good.message.read()
+    assert b"\r\nHello\r\n" in mixed.message.read()
+
+
+def test_ids_of_the_sender_come_back() -> None:
+    one = replace(job("bob@dest.example"), envid="Q+2B1")
+    notice = bounce(replace(one, recipients=(replace(one.recipients[0], orcpt="rfc822;Bob+2Bx@x.example"),)))
+    assert notice is not None
+    assert b"\r\nOriginal-Envelope-Id: Q+1\r\n" in notice.message.read()
+    assert b"\r\nOriginal-Recipient: rfc822; Bob+x@x.example\r\n" in notice.message.read()
+    assert not notice.envelope.envid  # ours has none
+    assert not notice.envelope.ret  # RFC 3461 §6.1
+
+
+def test_a_notice_about_mail_under_requiretls_is_under_it_and_returns_the_header_only() -> None:
+    """RFC 8689 §5: RET=FULL is disregarded."""
+    notice = bounce(replace(job("bob@dest.example"), ret="FULL", require_tls=True))
+    assert notice is not None
+    assert notice.envelope.require_tls
+    assert b"\r\nHello\r\n" not in notice.message.read()
+    other = bounce(job("bob@dest.example"))
+    assert other is not None
+    assert not other.envelope.require_tls

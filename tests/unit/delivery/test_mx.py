@@ -290,3 +290,15 @@ async def test_addresses_that_no_host_has_are_refused_whatever_the_configuration
 @pytest.mark.parametrize("address", ["::", "ff02::1", "::ffff:0.0.0.1", "64:ff9b::0.0.0.1", "2002::1"])
 async def test_nor_as_ipv6(address: str) -> None:
     assert await refusal({"dest.example": {"AAAA": [address]}}, forbidden=[]) is reply.FORBIDDEN_HOST
+
+
+@pytest.mark.parametrize("authentic", [True, False])
+async def test_a_name_is_sure_if_dnssec_or_the_configuration_says_it(authentic: bool) -> None:
+    """RFC 8689 §4.2.1: what REQUIRETLS builds on."""
+    zone = hosts(1) | {"dest.example": {"MX": ["10 mx1.dest.example"]}, "alone.example": {"A": ["192.0.2.7"]}}
+    resolver = MapResolver(zone, authentic=authentic)
+    found = HostFinder(resolver, hostname="mx.ours.example", port=25)
+    for target in ("dest.example", "alone.example"):
+        assert [host.sure for host in await found.find(NextHop(kind="mx", target=target))] == [authentic]
+    assert (await found.find(NextHop(kind="smtp", target="mx1.dest.example:25")))[0].sure
+    assert (await found.find(NextHop(kind="mx", target="[192.0.2.7]")))[0].sure

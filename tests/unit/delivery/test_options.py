@@ -3,7 +3,8 @@
 
 import pytest
 
-from gateway.delivery.options import DeliveryOptions, RouteOptions, parse_target, split_host_port
+from gateway.delivery.options import DeliveryOptions, RouteOptions, parse_target
+from gateway.mail.hostport import split_host_port
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from gateway.delivery import route
 from gateway.delivery.options import RouteOptions
-from gateway.delivery.route import Router
+from gateway.delivery.route import Router, all_take_binary
 from gateway.mail.address import Address, parse_mailbox
 
 ROUTES = [
@@ -64,3 +64,25 @@ def test_the_memory_of_domains_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     for number in range(100):
         assert str(router.route(Address("a", f"d{number}.example"))) == f"mx:d{number}.example"
     assert len(router._known) <= 10
+
+
+@pytest.mark.parametrize(
+    ("routes", "expected"),
+    [
+        ([], False),  # the rest goes by MX
+        ([("dest.example", "maildir:/var/mail/x", False)], False),
+        ([("*", "maildir:/var/mail/x", False)], True),
+        ([("*", "discard:", False)], True),
+        ([("*", "smtp://smart.example", False)], False),
+        ([("*", "smtp://smart.example", True)], True),
+        ([("*", "mx:", True)], False),
+        ([("dest.example", "smtp://old.example", False), ("*", "discard:", False)], False),
+        ([("dest.example", "smtp://new.example", True), ("*", "maildir:/var/mail/x", False)], True),
+        ([("*", "discard:", False), ("dest.example", "smtp://old.example", False)], True),  # never reached
+    ],
+)
+def test_binary_content_is_taken_only_if_everybody_behind_us_takes_it(
+    routes: list[tuple[str, str, bool]], expected: bool
+) -> None:
+    """RFC 3030 §3: what was taken with BINARYMIME cannot be given to a host without it."""
+    assert all_take_binary([RouteOptions(domains=[domain], to=to, binary=binary) for domain, to, binary in routes]) is expected

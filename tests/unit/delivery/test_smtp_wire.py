@@ -121,6 +121,32 @@ async def test_silence_ends_with_the_deadline() -> None:
     assert transport.aborted
 
 
+async def test_a_shorter_wait_after_a_longer_one_has_its_own_deadline() -> None:
+    wire, _ = make(2)
+    asyncio.get_running_loop().call_soon(wire.data_received, b"250 Ok\r\n")
+    await wire.answer("dot", 600)
+    with pytest.raises(SessionFault, match=re.escape("nothing for 0.01 s after mail")):
+        await wire.answer("mail", 0.01)
+
+
+async def test_a_longer_wait_outlasts_the_timer_of_a_shorter_one() -> None:
+    wire, _ = make(2)
+    loop = asyncio.get_running_loop()
+    loop.call_soon(wire.data_received, b"250 Ok\r\n")
+    await wire.answer("mail", 0.01)
+    loop.call_later(0.05, wire.data_received, b"250 Done\r\n")  # long after that timer has rung
+    assert (await wire.answer("dot", 600)).text == "Done"
+
+
+async def test_a_lost_connection_is_not_kept_in_memory_by_its_timer() -> None:
+    wire, _ = make(2)
+    asyncio.get_running_loop().call_soon(wire.data_received, b"250 Ok\r\n")
+    await wire.answer("dot", 600)
+    assert wire._timer is not None
+    wire.connection_lost(None)
+    assert wire._timer.cancelled()
+
+
 async def test_a_loss_wakes_who_waits() -> None:
     wire, _ = make()
     waiting = asyncio.create_task(wire.answer("mail", 60.0))

@@ -5,14 +5,14 @@ import tracemalloc
 
 import pytest
 
-from gateway.edge.content import ContentLimits, ContentReader, Fault
+from gateway.edge.content import ContentLimits, DataReader, Fault
 from gateway.mail.message import parse_fields
 
 WIDE = ContentLimits(size=0, line=0, header=1 << 20)
 
 
-def read(raw: bytes, limits: ContentLimits = WIDE) -> ContentReader:
-    reader = ContentReader(limits)
+def read(raw: bytes, limits: ContentLimits = WIDE) -> DataReader:
+    reader = DataReader(limits)
     assert reader.feed(raw) == b"", "the end is not where it should be"
     assert reader.ended
     return reader
@@ -70,11 +70,11 @@ def test_a_bare_cr_or_lf_is_a_fault_and_keeps_nothing(raw: bytes) -> None:
     "raw", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r\n.\r", b"\r.\r", b"\r\n\x00.\r\n", b"\r\n.\x00\r\n", b"\r\n.\r\r\n"]
 )
 def test_what_looks_like_the_end_is_not(raw: bytes) -> None:
-    assert ContentReader(WIDE).feed(b"x" + raw) is None
+    assert DataReader(WIDE).feed(b"x" + raw) is None
 
 
 def test_what_stands_behind_the_end_is_the_next_command() -> None:
-    assert ContentReader(WIDE).feed(b"x\r\n.\r\nQUIT\r\n") == b"QUIT\r\n"
+    assert DataReader(WIDE).feed(b"x\r\n.\r\nQUIT\r\n") == b"QUIT\r\n"
 
 
 def test_nul_and_eight_bit_pass() -> None:
@@ -107,14 +107,16 @@ def test_the_header_limit_is_exact() -> None:
 
 
 def test_of_several_faults_the_gravest_is_told() -> None:
-    reader = read(b"a long line, too long\r\nbare\n\r\n.\r\n", ContentLimits(size=5, line=10, header=12))
-    assert reader.fault is Fault.BARE_LINE_END
+    raw = b"a long line, too long\r\nbare\n\r\n.\r\n"
+    assert read(raw, ContentLimits(size=5, line=10, header=12)).fault is Fault.TOO_BIG
+    assert read(raw, ContentLimits(size=0, line=10, header=12)).fault is Fault.HEADER_TOO_BIG
+    assert read(raw, ContentLimits(size=0, line=10, header=99)).fault is Fault.BARE_LINE_END
 
 
 @pytest.mark.parametrize("piece", [b"x" * 65536, b"X-A: 5678\r\n" * 6000, b"\r\n" * 32768, b"\r" * 65536, b"..\r\n" * 16384])
 def test_an_endless_message_needs_no_endless_memory(piece: bytes) -> None:
     """50 MB without end, whatever they look like: neither the buffers nor the allocator grow beyond the limits."""
-    reader = ContentReader(ContentLimits(size=1 << 20, line=65536, header=65536))
+    reader = DataReader(ContentLimits(size=1 << 20, line=65536, header=65536))
     tracemalloc.start()
     try:
         for _ in range(50_000_000 // len(piece)):
@@ -129,7 +131,7 @@ def test_an_endless_message_needs_no_endless_memory(piece: bytes) -> None:
 
 
 def test_a_body_that_is_taken_away_is_not_kept() -> None:
-    reader = ContentReader(ContentLimits(size=0, line=0, header=1024))
+    reader = DataReader(ContentLimits(size=0, line=0, header=1024))
     assert reader.feed(b"A: 1\r\n\r\n") is None
     taken = 0
     for _ in range(100):
@@ -141,7 +143,7 @@ def test_a_body_that_is_taken_away_is_not_kept() -> None:
 
 
 def test_dropping_keeps_the_count_but_not_the_octets() -> None:
-    reader = ContentReader(WIDE)
+    reader = DataReader(WIDE)
     reader.feed(b"A: 1\r\n\r\nbody")
     reader.drop()
     assert reader.feed(b"more\r\n.\r\n") == b""

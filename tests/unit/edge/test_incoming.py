@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.edge.content import ContentLimits
+from gateway.edge.content import ContentLimits, DataReader
 from gateway.edge.incoming import Incoming
 from gateway.edge.spool import SpoolFile
 from gateway.mail import reply
@@ -36,7 +36,7 @@ async def feed(incoming: Incoming, raw: bytes, size: int = 65536) -> None:
 
 
 async def test_a_small_message_makes_no_file(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    incoming = Incoming(LIMITS, tmp_path / "x.tmp", pool)
+    incoming = Incoming(DataReader(LIMITS), tmp_path, "x", pool)
     await feed(incoming, b"A: 1\r\n\r\nbody\r\n.\r\n")
     message = await incoming.finish()
     assert message.read() == b"A: 1\r\n\r\nbody\r\n"
@@ -47,7 +47,7 @@ async def test_a_small_message_makes_no_file(tmp_path: Path, pool: ThreadPoolExe
 @pytest.mark.parametrize("size", [4096, 65536, 1 << 20])
 async def test_a_large_message_comes_back_from_its_file(tmp_path: Path, pool: ThreadPoolExecutor, size: int) -> None:
     path = tmp_path / "x.tmp"
-    incoming = Incoming(LIMITS, path, pool)
+    incoming = Incoming(DataReader(LIMITS), path.parent, path.stem, pool)
     await feed(incoming, LARGE + b".\r\n", size)
     message = await incoming.finish()
     assert isinstance(message.body, FileBody)
@@ -59,7 +59,7 @@ async def test_a_large_message_comes_back_from_its_file(tmp_path: Path, pool: Th
 
 
 async def test_memory_stays_bounded_while_it_comes(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    incoming = Incoming(LIMITS, tmp_path / "x.tmp", pool)
+    incoming = Incoming(DataReader(LIMITS), tmp_path, "x", pool)
     for _ in range(40):
         await feed(incoming, LARGE)
         assert incoming.reader.held < Incoming.STORE_FROM + 65536
@@ -84,7 +84,7 @@ async def test_a_disk_that_refuses_is_told_at_the_end(
         real(self, data)
 
     monkeypatch.setattr(SpoolFile, "_write", failing)
-    incoming = Incoming(LIMITS, tmp_path / "x.tmp", pool)
+    incoming = Incoming(DataReader(LIMITS), tmp_path, "x", pool)
     await feed(incoming, LARGE + b".\r\n")
     assert incoming.reader.ended
     with pytest.raises(MailError) as caught:
@@ -96,7 +96,7 @@ async def test_a_disk_that_refuses_is_told_at_the_end(
 
 
 async def test_a_missing_directory_is_our_trouble(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    incoming = Incoming(LIMITS, tmp_path / "gone" / "x.tmp", pool)
+    incoming = Incoming(DataReader(LIMITS), tmp_path / "gone", "x", pool)
     await feed(incoming, LARGE + b".\r\n")
     with pytest.raises(MailError) as caught:
         await incoming.finish()
@@ -106,7 +106,7 @@ async def test_a_missing_directory_is_our_trouble(tmp_path: Path, pool: ThreadPo
 async def test_a_foreign_file_of_that_name_is_neither_written_nor_removed(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     path = tmp_path / "x.tmp"
     path.write_text("someone else's")
-    incoming = Incoming(LIMITS, path, pool)
+    incoming = Incoming(DataReader(LIMITS), path.parent, path.stem, pool)
     await feed(incoming, LARGE + b".\r\n")
     with pytest.raises(MailError):
         await incoming.finish()

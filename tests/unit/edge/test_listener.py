@@ -89,15 +89,17 @@ def test_a_drain_waits_for_a_commit_whose_session_it_cut(loop: str, tmp_path: Pa
     async def main() -> None:
         intake = FakeIntake(gate=asyncio.Event())
         async with running(tmp_path, intake=intake) as place:
-            _, writer = await in_data(place)
+            reader, writer = await in_data(place)
             writer.write(CONTENT)
             await intake.entered.wait()
             drain = asyncio.create_task(place.edge.drain(0.01))
-            await until(lambda: place.edge.sessions == 0)
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
             assert not drain.done()
             assert intake.gate is not None
             intake.gate.set()
             await drain
+            assert place.edge.sessions == 0
             assert len(intake.stored) == 1
             writer.close()
 

@@ -67,8 +67,7 @@ def test_a_file_that_is_no_socket_is_not_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "reason"),
     [
-        ("role", "submission", "not supported yet"),
-        ("proxy_protocol", ["10.0.0.0/8"], "not supported yet"),
+        ("proxy_protocol", ["10.0.0.0/99"], "network"),
         ("address", "nonsense", "has no port"),
     ],
 )

@@ -84,11 +84,15 @@ def test_a_name_lost_in_the_handshake_is_the_one_that_was_counted(tmp_path: Path
     """Who vanishes as soon as the handshake is done must be counted out under the name that was counted in."""
     made = certificates.make(tmp_path, "mx.example.test")
     server, trusting = server_context(made.certificate, made.key), ssl.create_default_context(cafile=str(made.authority))
-    transport = asyncio.sslproto._SSLProtocolTransport  # type: ignore[attr-defined]
-    known = transport.get_extra_info
-    monkeypatch.setattr(
-        transport, "get_extra_info", lambda self, name, default=None: None if name == "peername" else known(self, name, default)
-    )
+    transport = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+    known, asked = transport.get_extra_info, set[int]()
+
+    def once(self: asyncio.Transport, name: str, default: object = None) -> object:
+        told = name == "peername" and id(self) in asked
+        asked.add(id(self))
+        return None if told else known(self, name, default)
+
+    monkeypatch.setattr(transport, "get_extra_info", once)
 
     async def main() -> None:
         policy = FakePolicy({Phase.RCPT: relay_for_the_trusted})

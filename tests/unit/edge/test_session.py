@@ -166,12 +166,16 @@ def test_a_connection_lost_during_the_commit_does_not_stop_it(loop: str, tmp_pat
             _, writer = await in_data(place)
             writer.write(CONTENT)
             await intake.entered.wait()
+            (session,) = place.edge._desk.sessions
             reset(writer)
-            await until(lambda: place.edge.sessions == 0)
+            await until(lambda: session._link.lost)
             assert not intake.stored
             assert intake.gate is not None
             intake.gate.set()
-            await until(lambda: intake.stored)
+            await until(lambda: place.edge.sessions == 0)
+            assert len(intake.stored) == 1
+            (ended,) = place.events.of(Disconnected)
+            assert (ended.reason, ended.messages) == ("lost", 1)
 
     run(loop, main())
 

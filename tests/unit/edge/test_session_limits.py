@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.edge.connection import COMMANDS_HIGH, CONTENT_HIGH
+from gateway.edge.connection import COMMANDS_HIGH, CONTENT_HIGH, ROW
 from gateway.edge.options import LimitsOptions
 from gateway.edge.session import SmtpSession
 from gateway.edge.spool import SpoolFile
@@ -131,6 +131,70 @@ def test_a_client_that_says_nothing_is_told_and_left(
             assert heard.splitlines()[-1].startswith(last)
             await until(lambda: place.events.of(Disconnected))
             assert place.events.of(Disconnected)[0].reason == reason
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("before", [b"", GREET, GREET + b"MAIL FROM:<a@b.example>\r\n"], ids=["first", "idle", "in-mail"])
+def test_a_trickle_of_a_command_wins_no_time(before: bytes, loop: str, tmp_path: Path) -> None:
+    """Slowloris: the time is for the whole line, not for each octet of it."""
+
+    async def main() -> None:
+        async with running(tmp_path, limits=LimitsOptions(command_timeout=0.2)) as place:
+            reader, writer = await place.connect()
+            writer.write(before)
+            heard = asyncio.create_task(reader.read())
+            while not heard.done():
+                writer.write(b"x")
+                await asyncio.sleep(0.01)
+            assert (await heard).splitlines()[-1].startswith(b"421 4.4.2 ")
+            await until(lambda: place.edge.sessions == 0)
+            writer.close()
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_clients_that_hold_us_up_at_every_stage_hold_up_nobody_else(loop: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path, limits=LimitsOptions(connections_per_client=0)) as place:
+            writers = []
+            for said in (b"", b"EH", GREET, GREET + b"MAIL FROM:<", GREET + MAIL, GREET + MAIL + b"Subject: s") * 10:
+                _, writer = await place.connect()
+                writer.write(said)
+                writers.append(writer)
+            assert b"queued as" in await place.talk(GREET, MAIL, CONTENT, b"QUIT\r\n")
+            assert place.edge.sessions >= len(writers)
+            assert not [event for event in place.events.of(Disconnected) if event.reason != "quit"]
+            for writer in writers:
+                writer.close()
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_thousands_of_commands_at_once_leave_others_their_turn(loop: str, tmp_path: Path) -> None:
+    """Even commands that end a group, and so are answered one by one: after some a look is taken at other sessions."""
+
+    async def main() -> None:
+        async with running(tmp_path, limits=LimitsOptions(commands=0)) as place:
+            reader, writer = await place.connect()
+            await next_reply(reader)
+            (session,) = place.edge._desk.sessions
+            turns = 0
+
+            def turn() -> None:
+                nonlocal turns
+                turns += 1
+                if session.counts.commands < 5000:
+                    asyncio.get_running_loop().call_soon(turn)
+
+            session.data_received(b"NOOP\r\n" * 5000)
+            turn()
+            await until(lambda: session.counts.commands == 5000)
+            assert turns >= 5000 // ROW
+            writer.close()
 
     run(loop, main())
 

@@ -8,13 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.edges import LOOPS, run, running
+from tests.support.ends import ENDS
 
-ENDS = [
-    b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\n.\r", b"\r.\n", b"\n\r.\r\n", b"\r\n\x00.\r\n",
-    b"\r\n.\x00\r\n", b"\x00\r\n.\n\x00", b"\r\r\n.\n", b"\n\n.\n\n", b"\r\n.\r\r\n", b"\r\r\n.\r\r\n", b"\r\n .\r\n",
-    b"\r\n. \r\n", b"\r\n..\r\n", b"\r\n.\t\r\n", b"\x0b.\x0b", b"\x0c.\x0c", b"\xc2\x85.\xc2\x85",
-    b"\xe2\x80\xa8.\xe2\x80\xa8", b"\r\n\xef\xbc\x8e\r\n", b"\n.\n\r\n", b"\r\n\r.\r\n",
-]  # fmt: skip
 START = b"EHLO x.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@dest.example>\r\nDATA\r\nSubject: first\r\n\r\nbody"
 SMUGGLED = b"MAIL FROM:<evil@b.example>\r\nRCPT TO:<victim@dest.example>\r\nDATA\r\nSubject: second\r\n\r\nevil"
 END = b"\r\n.\r\nQUIT\r\n"

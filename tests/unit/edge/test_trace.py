@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.auth.authres import claims
-from gateway.edge import session
+from gateway.edge import transfer
 from gateway.edge.trace import LARGE_HEADER, received, stamp, without_forgeries
 from gateway.mail.address import Address
 from gateway.mail.envelope import Client, Recipient, Tls, Transaction
@@ -129,10 +129,12 @@ PIECES = (
 def test_searching_for_forgeries_finds_what_splitting_would(order: tuple[int, ...]) -> None:
     header = b"".join(PIECES[at] for at in order)
     message = Message(b"", header, b"\r\n")
-    split = message.without_fields(
-        lambda field: field.name.lower() == b"authentication-results" and claims(field.value, "mx.example.test")
-    )
-    assert without_forgeries(message, "mx.example.test").header == split.header
+    kept = [
+        field.raw
+        for field in message.fields
+        if not (field.name.lower() == b"authentication-results" and claims(field.value, "mx.example.test"))
+    ]
+    assert without_forgeries(message, "mx.example.test").header == b"".join(kept)
 
 
 def test_a_header_bomb_is_not_taken_apart_for_forgeries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +151,7 @@ def test_only_a_large_header_is_stamped_in_a_thread(
 ) -> None:
     async def main() -> None:
         threads = []
-        monkeypatch.setattr(session, "stamp", lambda *told: threads.append(threading.current_thread()) or stamp(*told))
+        monkeypatch.setattr(transfer, "stamp", lambda *told: threads.append(threading.current_thread()) or stamp(*told))
         async with running(tmp_path) as place:
             header = b"A: 345678\r\n" * (octets // 11 + 1)
             assert b"queued as" in await place.talk(GREET, MAIL, header + CONTENT, b"QUIT\r\n")

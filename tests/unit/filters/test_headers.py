@@ -3,6 +3,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,7 @@ async def test_mail_that_is_to_nobody_but_copies_is_addressed(field: bytes):
         (b"Subject: Lunch\r\n", b"Subject: Lunch\r\n: x\r\n", "HEADER_MALFORMED"),
         (b"From: Ann", b" folded: nowhere\r\nFrom: Ann", "HEADER_MALFORMED"),
         (b"Subject: Lunch\r\n", b"Subject: Lunch\r\nSender: a\r\nSender: b\r\n", "MULTIPLE_OTHER"),
+        (b"ann@a.example", b"ann@xn--pypal-4ve.example", "LOOK_ALIKE_DOMAIN"),  # a Cyrillic letter among Latin ones
     ],
 )
 async def test_odd_field(old: bytes, new: bytes, symbol: str):
@@ -233,6 +235,12 @@ async def test_no_from_or_several_are_refused_from_strangers_only(header: bytes)
     held = await look(content, on_bad_from="hold")
     assert (held.action, held.rule) == (Action.HOLD, "headers.from")
     assert (await look(content, on_bad_from="score")).action is Action.ACCEPT
+
+
+async def test_a_user_who_has_logged_in_is_of_the_house():
+    tx = transaction(b"Subject: x\r\n\r\n")
+    tx.client = replace(tx.client, user="ann")
+    assert await HeadersFilter(HeadersOptions()).check(Phase.DATA, tx) is ACCEPT
 
 
 async def test_scores_are_those_of_the_options():

@@ -102,6 +102,11 @@ def test_every_scored_filter_names_its_symbols():
         ["0.0.0.0/0"],
         ["::/0"],
         ["0.0.0.0/1", "128.0.0.0/1"],
+        ["0.0.0.0/2", "128.0.0.0/2"],
+        ["128.0.0.0/1"],
+        ["2000::/3"],
+        ["2000::/4"],
+        ["2000::/5", "3800::/5"],
         ["10.0.0.0/8", "::/1", "8000::/1"],
         ["::ffff:0:0/96"],
         ["::/8"],
@@ -112,8 +117,25 @@ def test_networks_that_cover_everybody_need_to_be_wanted(networks: list[str]):
     assert len(RelayOptions.model_validate({"networks": networks, "open": True}).networks) == len(networks)
 
 
-def test_wide_networks_that_are_not_everybody_are_taken():
-    assert RelayOptions.model_validate({"networks": ["0.0.0.0/1", "2000::/3"]})
+@pytest.mark.parametrize("networks", [["10.0.0.0/8", "100.64.0.0/10", "fc00::/7"], ["64.0.0.0/2"], ["2001::/16", "2a00::/8"]])
+def test_wide_networks_that_are_not_everybody_are_taken(networks: list[str]):
+    assert RelayOptions.model_validate({"networks": networks})
+
+
+@pytest.mark.parametrize("domain", [".com", ".DE", ".xn--p1ai", ".рф"])
+def test_a_whole_top_level_domain_needs_to_be_wanted(domain: str):
+    assert "top-level domain" in refused(RelayOptions, {"domains": ["dest.example", domain]})
+    assert RelayOptions.model_validate({"domains": [domain], "open": True})
+
+
+@pytest.mark.parametrize("domain", [".internal", ".local", ".mx.example", ".co.uk", "com"])
+def test_private_names_and_names_below_a_top_level_domain_are_taken(domain: str):
+    assert RelayOptions.model_validate({"domains": [domain]}).domains == [domain]
+
+
+@pytest.mark.parametrize("domain", ["*", ".", "*.", "", "..com", ".*"])
+def test_no_domain_stands_for_all_of_them(domain: str):
+    assert refused(RelayOptions, {"domains": [domain]})
 
 
 def test_relay_domains_become_a_labels():

@@ -2,6 +2,7 @@
 """The SPF filter over the real evaluator: which identity, once a transaction, and what each result means."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from gateway.filters.chain import Chain
 from gateway.filters.options import FiltersOptions
 from gateway.filters.runner import BoundFilter
-from gateway.filters.spf import SKIPPED, SpfFilter, SpfOptions
+from gateway.filters.spf import LOGGED_IN, SKIPPED, SpfFilter, SpfOptions
 from gateway.infra.dns import DnsOptions, DnsResolver
 from gateway.mail import reply
 from gateway.mail.address import Address
@@ -199,6 +200,15 @@ async def test_a_trusted_client_is_asked_about_only_where_it_brings_mail_in():
     assert (await session.data()).action is Action.ACCEPT
     assert (session.tx.auth, session.resolver.questions) == ([], [])
     assert (await session.rcpt("bob@dest.example")).stops
+
+
+async def test_a_user_who_has_logged_in_is_where_he_is():
+    """From a hotel to a colleague: nobody's record lists that address."""
+    session = Session("a@fail.example", asked="all")
+    session.tx.client = replace(session.tx.client, user="ann")
+    assert await session.rcpt("bob@dest.example") is LOGGED_IN
+    assert not (await session.data()).symbols
+    assert (session.tx.auth, session.resolver.questions) == ([], [])
 
 
 @pytest.mark.parametrize(("trusted", "stops"), [("all", True), ("none", False)])

@@ -530,7 +530,7 @@ async def test_the_observer_hears_of_each_lookup(server: DnsServer) -> None:
     heard: list[tuple[str, str, bool]] = []
     resolver = DnsResolver(
         DnsOptions(nameservers=[server.address]),
-        observer=lambda type, status, cached, seconds: heard.append((type, status, cached)),
+        observer=lambda kind, status, seconds, *, cached: heard.append((kind, status, cached)),
     )
     server.fail("bad.example", None, "REFUSED")
     await resolver.a("a.example")

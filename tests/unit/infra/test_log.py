@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.infra.log import JsonLog, LogOptions, to_line
+from gateway.infra import log as module
+from gateway.infra.log import JsonLog, LogOptions, line_of, to_line
 from gateway.infra.records import RECORDS, record, timestamp
 from gateway.mail import events
 from gateway.mail.address import Address
-from gateway.mail.envelope import Envelope, Recipient
+from gateway.mail.envelope import BodyType, Envelope, Recipient
 from gateway.mail.events import Event, Trouble
 from tests.unit.ops import kit
 
@@ -26,6 +27,35 @@ def written(*emitted: Event, options: LogOptions | None = None) -> list[dict[str
     log.close()
     assert log.dropped == 0
     return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_what_the_sender_asked_for_stands_in_the_record() -> None:
+    """RFC 3461, RFC 8689, RFC 3030; and what nobody asked for does not."""
+    known = kit.accepted().envelope
+    assert not {"ret", "envid", "require_tls", "binary", "dsn"} & written(kit.accepted())[0].keys()
+    one, other = known.recipients
+    recipients = (replace(one, notify=("Success", "DELAY"), orcpt="rfc822;X+2B@x"), replace(other, notify=("NEVER",)))
+    asking = replace(known, ret="HDRS", envid="Q+2B", require_tls=True, body=BodyType.BINARY, recipients=recipients)
+    (entry,) = written(replace(kit.accepted(), envelope=asking))
+    assert (entry["ret"], entry["envid"], entry["require_tls"], entry["binary"]) == ("HDRS", "Q+2B", True, True)
+    assert entry["dsn"] == [
+        {"recipient": "x@dest.example", "notify": "Success,DELAY", "orcpt": "rfc822;X+2B@x"},
+        {"recipient": "y@dest.example", "notify": "NEVER"},
+    ]
+
+
+def test_the_refusal_of_one_more_recipient_does_not_list_all_before() -> None:
+    """Ten thousand refusals behind a thousand recipients would make 300 MB of log of half a megabyte."""
+    taken = tuple(Recipient(Address(f"r{number}", "dest.example"), notify=("NEVER",)) for number in range(1000))
+    envelope = replace(kit.accepted().envelope, recipients=taken)
+    (entry,) = written(replace(kit.refused_recipient(), envelope=envelope))
+    assert entry["recipients"] == [f"r{number}@dest.example" for number in range(20)]
+    assert entry["more_recipients"] == 980
+    assert len(str(entry["dsn"])) < 2000
+    for whole in (replace(kit.accepted(), envelope=envelope), replace(kit.refused_message(), envelope=envelope)):
+        (entry,) = written(whole)
+        assert len(str(entry["recipients"]).split(",")) == 1000
+        assert "more_recipients" not in entry
 
 
 def test_every_class_of_event_has_a_record() -> None:
@@ -135,6 +165,17 @@ def test_an_event_that_cannot_be_told_is_told_as_such() -> None:
     assert (entry["event"], entry["class"]) == ("unloggable", "Accepted")
 
 
+def test_a_line_is_made_once_and_not_taken_for_that_of_an_equal_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Event] = []
+    monkeypatch.setattr(module, "record", lambda event: made.append(event) or record(event))
+    first, twin, other = kit.accepted(), kit.accepted(), kit.finished()
+    lines = [line_of(event) for event in (first, first, other, first, twin)]
+    assert made == [first, other, first, twin]
+    assert lines[0] == lines[1] == lines[3] == lines[4] != lines[2]
+
+
 def test_a_class_that_the_table_does_not_know_harms_nobody() -> None:
     assert written(Event(time=kit.NOW)) == []
 
@@ -149,6 +190,20 @@ def test_times_are_utc_with_milliseconds_also_across_a_second() -> None:
         "1970-01-01T00:00:00.500Z",
         "1969-12-31T23:59:59.000Z",
     ]
+
+
+def test_of_several_workers_each_says_its_number_in_every_record() -> None:
+    same = kit.accepted()
+    entries = []
+    for worker in (None, 0, 11):
+        stream = io.StringIO()
+        log = JsonLog(stream, worker=worker)
+        log.emit(same)
+        log.close()
+        entries.append(json.loads(stream.getvalue()))
+    assert [entry.pop("worker", None) for entry in entries] == [None, 0, 11]
+    assert entries[0] == entries[1] == entries[2]
+    assert "worker" not in line_of(same), "the trace has the same line, and is one worker's anyway"
 
 
 def test_a_reader_that_does_not_read_costs_records_but_no_time_and_is_told_later() -> None:

@@ -172,12 +172,14 @@ def test_queue_store_and_lookups_come_from_outside() -> None:
     metrics = Metrics()
     metrics.set_queue({"queued": 3, "held": 1})
     metrics.set_store({"commits": 5, "operations": 50})
-    metrics.lookup("TXT", "nxdomain", False, 0.2)
-    metrics.lookup("TXT", "ok", True, 0.0)
-    metrics.lookup("HINFO", "ok", True, 0.0)
+    metrics.set_trace(7)
+    metrics.lookup("TXT", "nxdomain", 0.2, cached=False)
+    metrics.lookup("TXT", "ok", 0.0, cached=True)
+    metrics.lookup("HINFO", "ok", 0.0, cached=True)
     page = metrics.render()
     assert [total(page, "gateway_queue_recipients", state=state) for state in ("queued", "deferred", "held")] == [3, 0, 1]
     assert total(page, "gateway_store_work_total", kind="operations") == 50
+    assert total(page, "gateway_trace_dropped_total") == 7
     assert total(page, "gateway_dns_lookups_total", type="TXT", status="nxdomain", cached="no") == 1
     assert total(page, "gateway_dns_lookups_total", type="other") == 1
     assert total(page, "gateway_dns_seconds_count") == 1

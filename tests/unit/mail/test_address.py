@@ -15,6 +15,7 @@ from gateway.mail.address import (
     AddressError,
     NeedsSmtputf8,
     literal_ip,
+    mixes_scripts,
     parse_domain,
     parse_mailbox,
     parse_parameters,
@@ -423,6 +424,27 @@ def test_parameters_that_are_some(raw: str, parameters: dict[str, str | None]) -
 def test_parameters_that_are_none(raw: str) -> None:
     with pytest.raises(AddressError):
         parse_parameters(raw.encode())
+
+
+@pytest.mark.parametrize(
+    ("domain", "mixed"),
+    [
+        ("p\u0430ypal.example", True),
+        ("xn--pypal-4ve.example", True),
+        ("www.XN--PYPAL-4VE.example", True),
+        ("\u03bfk.example", True),
+        ("b\u00fccher.example", False),
+        ("\u043f\u043e\u0447\u0442\u0430.example", False),  # a label each is what counts
+        ("xn--bcher-kva.example", False),
+        ("xn--\u00e4.example", False),
+        ("xn--a.example", False),
+        ("a-1.example", False),
+        ("[192.0.2.1]", False),
+        ("", False),
+    ],
+)
+def test_fault_23_scripts_that_look_alike_in_one_label_are_noticed(domain: str, mixed: bool) -> None:
+    assert mixes_scripts(domain) is mixed
 
 
 def test_parameters_must_be_utf8() -> None:

@@ -3,6 +3,7 @@
 
 import email
 import email.policy
+from dataclasses import replace
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 
 from gateway.mail import reply
 from gateway.mail.address import Address, parse_mailbox
-from gateway.mail.dsn import HEADER_MAX, LINE_MAX, Loss, Notice, compose
+from gateway.mail.dsn import DELIVERED, HEADER_MAX, LINE_MAX, RELAYED, Notice, Report, compose
 from gateway.mail.job import make_queue_id
 from gateway.mail.message import FileBody, Message
+from gateway.mail.notify import NotifyError
 from gateway.mail.reply import Reply, from_remote
 
 ID, NOTICE_ID = make_queue_id(1, 1), make_queue_id(2, 2)
@@ -23,7 +25,7 @@ ORIGINAL = Message.parse(
     b"From: Ann <ann@client.example>\r\nTo: bob@dest.example\r\nSubject: Hello\r\nMessage-ID: <1@client.example>\r\n"
     b"\r\nHi Bob\r\n"
 ).with_trace(b"Received: from client.example\r\n by mx.example.test\r\n")
-REFUSED = Loss(
+REFUSED = Report(
     address=parse_mailbox(b"bob@dest.example"),
     reply=from_remote(550, "5.1.1 No such user"),
     remote=True,
@@ -31,7 +33,7 @@ REFUSED = Loss(
 )
 
 
-def notice(*losses: Loss, sender: str = "ann@client.example", whole: int = 0) -> Notice:
+def notice(*reports: Report, sender: str = "ann@client.example", whole: int = 0, envid: str = "") -> Notice:
     return Notice(
         hostname="mx.example.test",
         id=ID,
@@ -39,18 +41,19 @@ def notice(*losses: Loss, sender: str = "ann@client.example", whole: int = 0) ->
         sender=parse_mailbox(sender.encode()),
         arrived=1_700_000_000.0,
         now=1_700_003_600.0,
-        losses=losses or (REFUSED,),
+        reports=reports or (REFUSED,),
         boundary="=_0123456789abcdef",
         whole=whole,
+        envid=envid,
     )
 
 
-def octets(*losses: Loss, original: Message = ORIGINAL, **arguments: Any) -> bytes:
-    return compose(notice(*losses, **arguments), original).read()
+def octets(*reports: Report, original: Message = ORIGINAL, **arguments: Any) -> bytes:
+    return compose(notice(*reports, **arguments), original).read()
 
 
-def parsed(*losses: Loss, original: Message = ORIGINAL, **arguments: Any) -> EmailMessage:
-    message = email.message_from_bytes(octets(*losses, original=original, **arguments), policy=email.policy.default)
+def parsed(*reports: Report, original: Message = ORIGINAL, **arguments: Any) -> EmailMessage:
+    message = email.message_from_bytes(octets(*reports, original=original, **arguments), policy=email.policy.default)
     assert isinstance(message, EmailMessage)
     assert not message.defects
     return message
@@ -108,7 +111,7 @@ def test_the_status_has_every_required_field() -> None:
 
 
 def test_each_recipient_has_its_own_group() -> None:
-    second = Loss(address=parse_mailbox(b"eve@dest.example"), reply=reply.NO_SUCH_DOMAIN)
+    second = Report(address=parse_mailbox(b"eve@dest.example"), reply=reply.NO_SUCH_DOMAIN)
     _, one, two = status(parsed(REFUSED, second))
     assert (one["Status"], two["Status"]) == ("5.1.1", "5.1.2")
     assert two["Remote-MTA"] is None
@@ -116,19 +119,19 @@ def test_each_recipient_has_its_own_group() -> None:
 
 
 def test_a_refusal_without_enhanced_code_gets_the_general_one() -> None:
-    loss = Loss(address=REFUSED.address, reply=from_remote(550, "go away"), remote=True, hop=REFUSED.hop)
-    assert status(parsed(loss))[1]["Status"] == "5.0.0"
+    report = Report(address=REFUSED.address, reply=from_remote(550, "go away"), remote=True, hop=REFUSED.hop)
+    assert status(parsed(report))[1]["Status"] == "5.0.0"
 
 
 def test_expired_mail_says_so() -> None:
-    loss = Loss(address=REFUSED.address, reply=reply.EXPIRED, hop=REFUSED.hop)
-    about = status(parsed(loss))[1]
+    report = Report(address=REFUSED.address, reply=reply.EXPIRED, hop=REFUSED.hop)
+    about = status(parsed(report))[1]
     assert (about["Status"], about["Action"]) == ("4.4.7", "failed")
 
 
 def test_a_host_that_was_configured_as_an_address_is_a_literal() -> None:
-    loss = Loss(address=REFUSED.address, reply=REFUSED.reply, remote=True, hop="127.0.0.1[127.0.0.1]:2626")
-    assert status(parsed(loss))[1]["Remote-MTA"] == "dns; [127.0.0.1]"
+    report = Report(address=REFUSED.address, reply=REFUSED.reply, remote=True, hop="127.0.0.1[127.0.0.1]:2626")
+    assert status(parsed(report))[1]["Remote-MTA"] == "dns; [127.0.0.1]"
 
 
 # --- the original
@@ -199,25 +202,25 @@ def test_of_a_header_that_is_one_line_nothing_comes_back() -> None:
 
 def test_a_local_part_in_utf8_makes_it_a_global_report() -> None:
     """RFC 6533."""
-    loss = Loss(address=Address("пользователь", "dest.example"), reply=REFUSED.reply, remote=True, hop=REFUSED.hop)
-    wire = octets(loss)
+    report = Report(address=Address("пользователь", "dest.example"), reply=REFUSED.reply, remote=True, hop=REFUSED.hop)
+    wire = octets(report)
     assert b"message/global-delivery-status" in wire
     assert "Final-Recipient: utf-8; пользователь@dest.example\r\n".encode() in wire
     assert b"report-type=global-delivery-status" in wire
-    assert notice(loss).eight_bit
+    assert notice(report).eight_bit
 
 
 def test_a_domain_in_utf8_is_written_as_a_labels() -> None:
-    loss = Loss(address=Address("bob", "bücher.example"), reply=REFUSED.reply, remote=True, hop=REFUSED.hop)
-    message = parsed(loss)
+    report = Report(address=Address("bob", "bücher.example"), reply=REFUSED.reply, remote=True, hop=REFUSED.hop)
+    message = parsed(report)
     assert status(message)[1]["Final-Recipient"] == "rfc822; bob@xn--bcher-kva.example"
-    assert not notice(loss).eight_bit
+    assert not notice(report).eight_bit
 
 
 def test_a_reply_in_utf8_does_not_make_the_status_8_bit() -> None:
-    loss = Loss(address=REFUSED.address, reply=from_remote(550, "Пользователь неизвестен"), remote=True, hop=REFUSED.hop)
-    assert octets(loss).isascii()
-    assert "неизвестен" in parts(parsed(loss))[0].get_content()
+    report = Report(address=REFUSED.address, reply=from_remote(550, "Пользователь неизвестен"), remote=True, hop=REFUSED.hop)
+    assert octets(report).isascii()
+    assert "неизвестен" in parts(parsed(report))[0].get_content()
 
 
 # --- hostile
@@ -228,8 +231,8 @@ HOSTILE = st.text(st.characters(codec="utf-8") | st.sampled_from("\r\n\t \x00-=_
 
 @given(HOSTILE, HOSTILE, st.sampled_from([421, 450, 550, 599]))
 def test_no_reply_or_host_can_break_out(text: str, hop: str, code: int) -> None:
-    loss = Loss(address=REFUSED.address, reply=from_remote(code, text), remote=True, hop=hop)
-    message = parsed(loss)
+    report = Report(address=REFUSED.address, reply=from_remote(code, text), remote=True, hop=hop)
+    message = parsed(report)
     assert len(parts(message)) == 3
     assert len(status(message)) == 2
     assert set(status(message)[1].keys()) <= {
@@ -244,7 +247,7 @@ def test_no_reply_or_host_can_break_out(text: str, hop: str, code: int) -> None:
 
 @given(HOSTILE)
 def test_a_reply_of_ours_with_raw_text_cannot_either(text: str) -> None:
-    message = parsed(Loss(address=REFUSED.address, reply=Reply(550, text)))
+    message = parsed(Report(address=REFUSED.address, reply=Reply(550, text)))
     assert len(status(message)) == 2
 
 
@@ -271,15 +274,80 @@ def test_an_odd_message_id_is_not_referred_to(field: bytes) -> None:
 
 @given(st.lists(st.text("ab c", max_size=900), max_size=20))
 def test_lines_are_as_long_as_lines_may_be(lines: list[str]) -> None:
-    wire = octets(Loss(address=REFUSED.address, reply=from_remote(550, "\n".join(lines)), remote=True, hop=REFUSED.hop))
+    wire = octets(Report(address=REFUSED.address, reply=from_remote(550, "\n".join(lines)), remote=True, hop=REFUSED.hop))
     assert max(map(len, wire.split(b"\r\n"))) <= LINE_MAX
     assert wire.count(b"\n") == wire.count(b"\r\n") == wire.count(b"\r")
 
 
 def test_a_thousand_recipients_are_not_slow() -> None:
     text = "word " * 400
-    losses = [
-        Loss(address=parse_mailbox(b"u%d@dest.example" % number), reply=from_remote(550, text), remote=True, hop=REFUSED.hop)
+    reports = [
+        Report(address=parse_mailbox(b"u%d@dest.example" % number), reply=from_remote(550, text), remote=True, hop=REFUSED.hop)
         for number in range(1000)
     ]
-    assert len(octets(*losses)) < 3 << 20
+    assert len(octets(*reports)) < 3 << 20
+
+
+# --- what the sender asked for (RFC 3461 §6)
+
+
+def test_the_ids_of_the_sender_come_back_decoded() -> None:
+    """RFC 3464 §2.2.1 and §2.3.1."""
+    report = replace(REFUSED, orcpt="rfc822;Bob+2Btag@Dest.example")
+    general, about = status(parsed(report, envid="QQ+20314159+2B+3D"))
+    assert general["Original-Envelope-Id"] == "QQ 314159+="
+    assert about["Original-Recipient"] == "rfc822; Bob+tag@Dest.example"
+    assert next(iter(general.keys())) == "Original-Envelope-Id"
+    assert next(iter(about.keys())) == "Original-Recipient"
+
+
+def test_without_ids_there_are_no_fields_for_them() -> None:
+    """RFC 3464: they are never invented."""
+    wire = octets()
+    assert b"Original-Envelope-Id" not in wire
+    assert b"Original-Recipient" not in wire
+
+
+def test_long_ids_with_blanks_are_not_folded() -> None:
+    envid = "a+20+20" * 14
+    assert envid.replace("+20", " ").encode() in octets(envid=envid)
+    long = replace(REFUSED, orcpt="rfc822;" + "ab+20" * 98)
+    assert max(map(len, octets(long).split(b"\r\n"))) <= LINE_MAX
+
+
+def test_an_original_recipient_in_utf_8_is_written_as_the_notice_can() -> None:
+    """RFC 6533 §3: embedded in a 7-bit notice, itself in one that is not."""
+    plain = octets(replace(REFUSED, orcpt="utf-8;b\\x{FC}cher@dest.example"))
+    assert plain.isascii()
+    assert b"Original-Recipient: utf-8; b\\x{FC}cher@dest.example\r\n" in plain
+    wide = octets(replace(REFUSED, address=Address("пользователь", "dest.example"), orcpt="utf-8;b\\x{FC}cher@dest.example"))
+    assert "Original-Recipient: utf-8; bücher@dest.example\r\n".encode() in wide
+
+
+@pytest.mark.parametrize("orcpt", ["rfc822;a+0Ab", "rfc822;a\r\nBcc: x", "nothing"])
+def test_an_original_recipient_that_is_none_makes_no_notice(orcpt: str) -> None:
+    with pytest.raises(NotifyError):
+        octets(replace(REFUSED, orcpt=orcpt))
+
+
+def test_good_news_is_called_so() -> None:
+    """RFC 3464 §2.3.3 and §2.3.4: the action, and a status of the class of success."""
+    relayed = replace(REFUSED, action=RELAYED, reply=from_remote(250, "2.6.0 taken"))
+    delivered = Report(address=parse_mailbox(b"eve@dest.example"), reply=reply.DELIVERED_LOCALLY, action=DELIVERED)
+    message = parsed(relayed, delivered)
+    _, one, two = status(message)
+    assert (one["Action"], one["Status"], two["Action"], two["Status"]) == ("relayed", "2.6.0", "delivered", "2.0.0")
+    assert "Undelivered" not in message["Subject"]
+    text = " ".join(parts(message)[0].get_content().split())
+    assert "could not be delivered" not in text
+    assert "was passed on for this recipient, to a system that sends no notice of delivery: <bob@dest.example>" in text
+    assert "was delivered to this recipient: <eve@dest.example>" in text
+
+
+def test_one_notice_tells_good_and_bad() -> None:
+    delivered = Report(address=parse_mailbox(b"eve@dest.example"), reply=reply.DELIVERED_LOCALLY, action=DELIVERED)
+    message = parsed(delivered, REFUSED)
+    assert message["Subject"] == "Undelivered mail returned to sender"
+    assert [about["Action"] for about in status(message)[1:]] == ["delivered", "failed"]
+    text = parts(message)[0].get_content()
+    assert text.index("could not be delivered") < text.index("was delivered")

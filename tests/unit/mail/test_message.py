@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages octet for octet: nothing is lost, added or moved by splitting, reading or cutting fields out."""
+"""Messages octet for octet: nothing is lost, added or moved by splitting or reading."""
 
 from pathlib import Path
 
@@ -50,21 +50,6 @@ def test_fields_are_cut_where_the_rfc_says(header: bytes) -> None:
     for field in fields:
         first = field.raw.partition(b"\r\n")[0]
         assert field.name == (first.partition(b":")[0].rstrip(b" \t") if b":" in first else b"")
-
-
-@given(contents, st.sets(st.integers(0, 10)))
-def test_whole_fields_are_cut_out_and_no_other_octet(content: bytes, unwanted: set[int]) -> None:
-    message = Message.parse(content).with_trace(b"Ours: 1\r\n")
-    order = list(message.fields)
-    places = iter(range(len(order)))
-    cut = message.without_fields(lambda field: next(places) in unwanted)
-    assert cut.header == b"".join(field.raw for at, field in enumerate(order) if at not in unwanted)
-    assert (cut.trace, cut.body) == (message.trace, message.body)
-
-
-def test_nothing_to_cut_is_the_same_message() -> None:
-    message = Message.parse(b"A: b\r\n\r\nc\r\n")
-    assert message.without_fields(lambda field: False) is message
 
 
 # --- where the header ends
@@ -141,7 +126,6 @@ def test_a_body_in_a_file_reads_like_one_in_memory(tmp_path: Path, size: int) ->
     assert max(map(len, message.body_chunks(size))) == size
     assert message.size == 6 + len(content)
     assert message.is_8bit
-    assert message.without_fields(lambda field: True).read() == b"T: t\r\n" + content[6:]
 
 
 def test_a_file_that_is_too_short_is_an_error(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from gateway.mail.envelope import Client, Envelope, Recipient, Tls
 from gateway.mail.events import (
     Accepted,
     Attempted,
+    AuthAttempted,
     Bounced,
     Connected,
     Disconnected,
@@ -150,6 +151,7 @@ def one_of_each() -> list[Event]:
     return [
         connected(),
         disconnected(),
+        AuthAttempted(time=NOW, client=CLIENT, name="ann", mechanism="PLAIN", result="failed", detail="why not", old_hash=True),
         refused_recipient(),
         refused_message(),
         accepted(findings=(SPF, SIZE)),

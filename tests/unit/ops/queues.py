@@ -9,9 +9,9 @@ from typing import Any
 
 from gateway.infra.http import Server
 from gateway.mail.job import QueueId
+from gateway.mail.listing import MessageView, RecipientView, Selector
 from gateway.mail.reply import QUEUE_WRITE, MailError
 from gateway.ops.api import control_app
-from gateway.ports import MessageView, RecipientView, Selector
 from tests.unit.ops import kit
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from gateway.infra.http import Server, fetch
 from gateway.mail.job import QueueId
+from gateway.mail.listing import Selector
 from gateway.ops.api import control_app, public_app
 from gateway.ops.client import ControlClient, Refused, Unreachable, sockets_in
 from gateway.ops.wire import BadSelector, selector_from_json, selector_to_json, view_from_json, view_to_json
-from gateway.ports import Selector
 from tests.unit.ops import kit
 from tests.unit.ops.queues import DISK_FULL, MemoryQueue, MemoryTrace, view
 

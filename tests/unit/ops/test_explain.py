@@ -9,7 +9,7 @@ import pytest
 
 from gateway.infra.records import full
 from gateway.mail.address import Address
-from gateway.mail.envelope import Client, Recipient, Transaction
+from gateway.mail.envelope import BodyType, Client, Recipient, Transaction
 from gateway.mail.events import Accepted, Event, Held, Operated, Rejected, Trouble
 from gateway.mail.message import Message
 from gateway.mail.verdict import ACCEPT, Symbol, Verdict
@@ -34,6 +34,19 @@ LIFE = (
     kit.bounced(),
     kit.finished(kit.ID, "bounced", "delivered"),
 )
+
+
+def test_the_page_shows_what_the_sender_asked_for() -> None:
+    known = kit.accepted()
+    one, other = known.envelope.recipients
+    recipients = (replace(one, notify=("SUCCESS", "DELAY"), orcpt="rfc822;X@x"), other)
+    envelope = replace(known.envelope, ret="HDRS", envid="Q+2B", require_tls=True, body=BodyType.BINARY, recipients=recipients)
+    lines = text_of(trace_of(replace(known, envelope=envelope))).splitlines()
+    assert lines[2:5] == [
+        "  to          x@dest.example NOTIFY=SUCCESS,DELAY ORCPT=rfc822;X@x",
+        "              y@dest.example",
+        "  asked for   RET=HDRS ENVID=Q+2B REQUIRETLS BODY=BINARYMIME",
+    ]
 
 
 def test_page_of_an_accepted_message() -> None:
@@ -142,11 +155,19 @@ def test_every_class_of_event_has_a_line() -> None:
         assert word in page, word
 
 
+@pytest.mark.parametrize("hop", ["maildir:/var/mail/archive", "discard:"])
+def test_what_stays_on_this_machine_is_said_to_be_neither_clear_nor_encrypted(hop: str) -> None:
+    page = text_of(trace_of(kit.attempted(replace(kit.failed(), hop=hop, tls=""))))
+    assert f"by {hop}  0.2 s" in page
+    assert "clear" not in page
+
+
 def test_a_message_that_was_only_judged_says_what_would_be() -> None:
     client = Client(session="", ip=IPv4Address("192.0.2.1"), port=0, listener="", role="mx", connected=kit.NOW)
     tx = Transaction(client=client, id=kit.ID, started=kit.NOW, message=Message.parse(b"A: b\r\n\r\nc\r\n"))
     tx.findings.append(kit.SPF)
-    refused, taken = hypothetical(tx, kit.SPF.verdict, kit.NOW), hypothetical(tx, ACCEPT, kit.NOW)
+    refused, taken = (hypothetical(tx, verdict, kit.NOW, file="a.eml") for verdict in (kit.SPF.verdict, ACCEPT))
+    assert text_of(refused).startswith("a.eml  would be: reject\n")
     assert "would be: reject" in text_of(refused)
     assert "this decided" in text_of(refused)
     assert "would be: accept" in text_of(taken)

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ async def test_size_is_capped_and_the_oldest_go_first(
     assert await trace.find(kit.queue_id(total - 1)), "the newest is kept"
     assert await trace.find(kit.queue_id(0)) is None, "the oldest is gone"
     trace.close()
-    file = TraceFile(tmp_path / "trace" / "0.sqlite")
+    file = TraceFile(tmp_path / "trace" / "0.sqlite", 1 << 20)
     assert file.size() <= 1 << 20
     kept = sum(bool(read(tmp_path / "trace" / "0.sqlite", kit.queue_id(number))) for number in range(total))
     assert kept > 200, "no more is removed than must be"
@@ -275,6 +276,13 @@ async def test_a_message_with_endless_attempts_keeps_a_bounded_trace_and_its_end
         trace.emit(kit.attempted(kit.deferred(), attempts=number))
     trace.emit(kit.finished())
     assert kinds(await trace.find(kit.ID)) == ["attempted"] * 5 + ["finished"]
+
+
+async def test_an_event_that_cannot_be_told_costs_itself_and_no_other(recorder: Recorder) -> None:
+    trace = recorder()
+    trace.emit(replace(kit.accepted(), size=object()))  # type: ignore[arg-type]
+    trace.emit(kit.finished())
+    assert sorted(kinds(await trace.find(kit.ID))) == ["finished", "unloggable"]
 
 
 async def test_a_huge_entry_is_shortened(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from gateway.mail.address import NULL_SENDER, Address
 from gateway.mail.envelope import Client, Envelope, Recipient, Transaction
 from gateway.mail.events import Event, Trouble
-from gateway.mail.job import Due, Failed, Job, QueueId, make_queue_id
+from gateway.mail.job import Delivered, Due, Failed, Job, QueueId, make_queue_id
 from gateway.mail.message import Message
 from gateway.ports import Submission
 
@@ -74,14 +74,16 @@ class SmallBouncer:
     """Writes a line to the sender, or nothing to the null sender; `broken` makes it fail."""
 
     def __init__(self) -> None:
-        self.composed: list[tuple[Job, list[tuple[Due, Failed]]]] = []
+        self.composed: list[tuple[Job, list[tuple[Due, Failed | Delivered]]]] = []
         self.broken = False
         self.body = b"\r\nsorry\r\n"
 
-    def compose(self, job: Job, message: Message, failures: Sequence[tuple[Due, Failed]], now: float) -> Submission | None:
+    def compose(
+        self, job: Job, message: Message, told: Sequence[tuple[Due, Failed | Delivered]], now: float
+    ) -> Submission | None:
         if self.broken:
             raise RuntimeError("no ink")
-        self.composed.append((job, list(failures)))
+        self.composed.append((job, list(told)))
         if not job.sender:
             return None
         envelope = Envelope(sender=NULL_SENDER, recipients=(Recipient(job.sender),))

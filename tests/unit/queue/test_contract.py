@@ -11,10 +11,10 @@ from gateway.mail import reply
 from gateway.mail.address import NULL_SENDER
 from gateway.mail.events import Accepted, Attempted, Bounced, Finished, Held, Operated
 from gateway.mail.job import Deferred, Delivered, Failed, Job, Outcome, QueueId
+from gateway.mail.listing import Selector
 from gateway.mail.message import Message
 from gateway.mail.reply import MailError
 from gateway.mail.verdict import ACCEPT, Action, Symbol, Verdict
-from gateway.ports import Selector
 from gateway.queue.manager import QueueManager
 from gateway.queue.options import QueueOptions
 from tests.support.clock import FakeClock

@@ -9,10 +9,10 @@ import pytest
 from gateway.mail import reply
 from gateway.mail.events import Finished
 from gateway.mail.job import Deferred, Delivered, Failed, Job
+from gateway.mail.listing import Selector
 from gateway.mail.message import FileBody, Message
 from gateway.mail.reply import MailError
 from gateway.mail.verdict import ACCEPT
-from gateway.ports import Selector
 from tests.unit.queue.build import HEADER, TRACE, content, queue_id, transaction, until
 from tests.unit.queue.conftest import Rig
 

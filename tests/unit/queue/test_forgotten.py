@@ -11,14 +11,14 @@ from functools import partial
 import pytest
 
 from gateway.mail import reply
-from gateway.mail.job import Deferred, Delivered, QueueId
+from gateway.mail.job import Deferred, Delivered, Failed, QueueId
+from gateway.mail.listing import Selector
 from gateway.mail.reply import MailError
 from gateway.mail.verdict import ACCEPT
-from gateway.ports import Selector
 from gateway.queue import rows
 from gateway.queue.disk import Connection, DatabaseError
 from gateway.queue.model import Queued
-from gateway.queue.ready import Ready
+from gateway.queue.ready import NEVER, Ready
 from tests.unit.queue.build import transaction, until
 from tests.unit.queue.conftest import Rig
 
@@ -157,3 +157,28 @@ async def test_a_deletion_that_fails_lets_the_messages_go_on_even_if_nobody_wait
     async with asyncio.timeout(5):
         await until(lambda: not rig.queue._shard.busy)
         assert [job.id for job in await rig.queue.claim(10)] == ids
+
+
+async def test_a_notice_whose_commit_was_made_but_failed_is_sent_once(rig: Rig) -> None:
+    """A reading of the schedule finds its row before the settlement knows that it is there."""
+    await rig.open()
+    await rig.queue.accept(transaction(), ACCEPT)
+    (job,) = await rig.queue.claim(1)
+    rig.queue._shard.ready.horizon = (rig.clock.now() - 1, 0)
+    rig.disk.fail(0, on="commit", late=True)
+    settling = asyncio.ensure_future(rig.queue.settle(job, [(job.recipients[0], Failed(reply=reply.BOUNCED_BY_OPERATOR))]))
+    await until(lambda: rig.events.troubles)
+    claiming = asyncio.ensure_future(rig.queue.claim(1))
+    await until(lambda: rig.queue._shard.ready.horizon is NEVER)
+    await asyncio.sleep(0)  # the claim has seen it, and what it had to read is read
+    await rig.queue._shard.store.run(lambda _: None, writes=False)
+    await asyncio.sleep(0)
+    assert not claiming.done()
+    await until(lambda: rig.clock.sleepers)
+    await rig.clock.advance(2)
+    await asyncio.wait_for(settling, 5)
+    (notice,) = await asyncio.wait_for(claiming, 5)
+    assert not notice.sender
+    await rig.queue.settle(notice, [(notice.recipients[0], DELIVERED)])
+    assert not await rig.queue.find(Selector(), 10)
+    assert rig.queue._shard.busy == set()

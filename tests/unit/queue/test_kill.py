@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gateway.ports import Selector
+from gateway.mail.listing import Selector
 from tests.unit.queue.conftest import Rig
 
 ROUNDS = 10

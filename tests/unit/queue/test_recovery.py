@@ -9,9 +9,9 @@ import pytest
 
 from gateway.mail import reply
 from gateway.mail.job import Deferred, QueueId
+from gateway.mail.listing import Selector
 from gateway.mail.message import FileBody, Message
 from gateway.mail.verdict import ACCEPT
-from gateway.ports import Selector
 from gateway.queue.manager import NewerSchema, existing_shards
 from tests.unit.queue.build import HEADER, TRACE, content, queue_id, transaction
 from tests.unit.queue.conftest import Rig

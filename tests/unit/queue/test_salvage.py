@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gateway.mail.job import QueueId
+from gateway.mail.listing import Selector
 from gateway.mail.verdict import ACCEPT
-from gateway.ports import Selector
 from gateway.queue import database, recovery
 from gateway.queue.database import prepare
 from gateway.queue.disk import Connection, Disk

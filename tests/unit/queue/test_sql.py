@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.ports import Selector
+from gateway.mail.listing import Selector
 from gateway.queue.database import prepare
 from gateway.queue.disk import Connection, Disk
 from gateway.queue.selection import query

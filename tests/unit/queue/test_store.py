@@ -112,7 +112,7 @@ async def test_a_failed_commit_fails_its_flight_and_the_next_one_is_new(writing:
     assert "3 operations failed" in writing.troubles[0]
     await writing.put(4, quick=quick)
     assert await writing.numbers() == [4]
-    assert writing.disk.connections == 3  # the old connection is not trusted
+    assert writing.disk.connections == (2 if full else 3)  # after a fault the old one is not trusted
 
 
 async def test_a_begin_that_fails_on_the_loop_is_told_to_the_waiter(writing: Writing) -> None:
@@ -169,3 +169,59 @@ async def test_the_log_is_written_back_before_it_grows_without_end(writing: Writ
     for n in range(1, 101):
         await writing.put(n)
     assert writing.path.with_name("0.sqlite-wal").stat().st_size < 2 << 20
+
+
+class Full:
+    """A disk that is full as often as is said; `given_up` counts how often the reserve was asked for."""
+
+    def __init__(self, log: int = 32 << 20) -> None:
+        self.log = log
+        self.tight = True
+        self.inside = 0
+        self.copy_max = 0
+        self.given_up = 0
+
+    def give_up(self) -> bool:
+        self.given_up += 1
+        return self.given_up == 1
+
+
+def submit(store: Store, number: int, *, insists: bool, octets: int = 0) -> "asyncio.Future[None]":
+    done = asyncio.get_running_loop().create_future()
+    operation = partial(insert, number=number)
+    store.submit(Request(operation, done.set_result, done.set_exception, insists=insists, octets=octets))
+    return done
+
+
+@pytest.mark.parametrize(
+    ("failures", "recorded", "reserve"),
+    [(1, [1, 2, 3], 0), (2, [1, 2, 3], 1), (3, [1, 2, 3], 1), (4, [], 1), (100, [], 1)],
+    ids=["log", "reserve", "alone", "none", "never"],
+)
+async def test_what_insists_is_tried_in_ever_smaller_flights(
+    writing: Writing, monkeypatch: pytest.MonkeyPatch, failures: int, recorded: list[int], reserve: int
+) -> None:
+    """In the log as it is, with the reserve, then alone until one fails. What does not insist is refused at once."""
+    room = Full()
+    monkeypatch.setattr(writing.store, "_room", room)
+    writing.disk.fail(0, on="commit", full=True, times=failures)
+    done = [submit(writing.store, n, insists=n < 4) for n in (4, 3, 2, 1)]
+    results = await asyncio.gather(*done, return_exceptions=True)
+    assert isinstance(results[0], MailError)
+    assert [result is None for result in results[1:]] == [n in recorded for n in (3, 2, 1)]
+    assert room.given_up == reserve
+    assert writing.troubles[0].startswith("commit: ")
+    assert len(writing.troubles) == 1
+    writing.disk.heal()
+    assert await writing.numbers() == recorded
+    assert writing.disk.connections == 2
+
+
+async def test_a_flight_is_no_larger_than_the_log_may_be(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing.store, "_room", Full(log=1000))
+    go_on = writing.block()
+    await asyncio.sleep(0)
+    done = [submit(writing.store, n, insists=False, octets=octets) for n, octets in enumerate((400, 400, 400, 5000, 100), 1)]
+    go_on.set()
+    await asyncio.gather(*done)
+    assert writing.store.work["commits"] == 4  # 800, 400, 5000 alone, 100

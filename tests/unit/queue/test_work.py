@@ -9,9 +9,9 @@ import pytest
 from gateway.mail import reply
 from gateway.mail.events import Accepted, Attempted, Finished, Held
 from gateway.mail.job import Deferred, Delivered, Failed, QueueId
+from gateway.mail.listing import Selector
 from gateway.mail.message import FileBody, Message
 from gateway.mail.verdict import ACCEPT, Action, Verdict
-from gateway.ports import Selector
 from gateway.queue.ready import Ready
 from tests.unit.queue.build import HEADER, SENDER, TRACE, content, transaction, until
 from tests.unit.queue.conftest import Rig
@@ -274,3 +274,32 @@ async def test_a_bounce_of_an_operator_that_cannot_be_written_holds_the_message(
     assert [event.id for event in rig.events.of(Held)] == [queue_id]
     await rig.reopen()
     assert [view.state for view in await rig.queue.find(Selector(), 1)] == ["held"]
+
+
+async def test_a_settlement_that_waits_for_the_disk_longer_than_a_lease_holds_up_no_other_claim(rig: Rig) -> None:
+    """Nor is the loop kept busy by an alarm that rings for ever."""
+    await rig.open()
+    await rig.queue.accept(transaction(), ACCEPT)
+    (waits,) = await rig.queue.claim(1)
+    rig.disk.fail(0, on="commit", for_ever=True)
+    settling = asyncio.ensure_future(rig.queue.settle(waits, [(waits.recipients[0], DELIVERED)]))
+    await until(lambda: rig.events.troubles)
+    rig.disk.heal()
+    forgotten = await rig.queue.accept(transaction(), ACCEPT)
+    assert [job.id for job in await rig.queue.claim(1)] == [forgotten]
+    rig.disk.fail(0, on="commit", for_ever=True)
+    claiming = asyncio.ensure_future(rig.queue.claim(1))
+    for _ in range(62):
+        await rig.clock.advance(60)
+        await asyncio.sleep(0.001)
+    assert [job.id for job in await asyncio.wait_for(claiming, 5)] == [forgotten]
+    claiming = asyncio.ensure_future(rig.queue.claim(1))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert rig.queue._claims._alarm_at > rig.clock.monotonic()
+    claiming.cancel()
+    rig.disk.heal()
+    while not settling.done():  # a try that was under way may still fail and wait once more
+        await rig.clock.advance(61)
+        await asyncio.sleep(0.001)
+    await settling
