@@ -18,9 +18,10 @@ from gateway.mail.address import Address, AddressError, parse_domain, parse_mail
 from gateway.mail.envelope import BodyType, Recipient
 from gateway.mail.notify import check_envid, check_orcpt, check_ret, decode_xtext, parse_notify
 from gateway.mail.reply import MailError, Reply
+from gateway.mail.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class MailCommand:
     """MAIL FROM with its parameters; `size` is None if the client declared none."""
 

@@ -14,10 +14,10 @@ Everything works on whole pieces (`find`, `count`, `replace`), never line by lin
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from enum import Enum
 
 from gateway.mail import reply
+from gateway.mail.value import value
 
 END = b"\r\n.\r\n"
 FIELD_MIN = 3  # octets of the shortest field that there can be: one, and CRLF
@@ -33,7 +33,7 @@ class Fault(Enum):
     LINE_TOO_LONG = reply.CONTENT_LINE_TOO_LONG
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ContentLimits:
     """Octets, but for `fields`. All but `header` may be 0 for no limit. A line is counted with CRLF, without a stuffed dot."""
 

@@ -170,6 +170,10 @@ class Lifecycle(Arrival):
             raise MailError(reply.BAD_SEQUENCE)
         return self.tx
 
+    @abstractmethod
+    async def check_author(self, tx: Transaction) -> None:
+        """On a listener for submission: may this message be from whom it says? Raises MailError, recorded."""
+
     async def judge(self, phase: Phase, tx: Transaction, recipient: Address | None = None) -> Verdict:
         """Ask the policy. Raises MailError, and records it, if the answer is no."""
         verdict = await self.setup.policy.decide(phase, tx)

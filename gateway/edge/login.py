@@ -29,7 +29,7 @@ from gateway.mail.address import Address
 from gateway.mail.envelope import Transaction
 from gateway.mail.events import AuthAttempted
 from gateway.mail.reply import MailError, Reply, clean
-from gateway.mail.verdict import Phase, Verdict
+from gateway.mail.verdict import Phase
 
 FAILURES = 3  # of one session; an AUTH after that is answered 421
 DELAY_MAX = 30.0  # seconds: clients give up on replies that come later than some
@@ -74,11 +74,10 @@ class Login(Lifecycle):
         if tx.sender and not await self._own(Phase.MAIL, tx, [tx.sender]):
             raise self._refuse(Phase.MAIL, tx, reply.NOT_YOUR_SENDER, "submission.sender")
 
-    async def judge(self, phase: Phase, tx: Transaction, recipient: Address | None = None) -> Verdict:
-        """Before the policy sees a message: is its From the user's, where `submission.check_from` wants that?"""
-        if phase is Phase.DATA and self.options.role == "submission" and self.setup.settings.submission.check_from:
+    async def check_author(self, tx: Transaction) -> None:
+        """Is its From the user's, where `submission.check_from` wants that? Raises MailError, recorded, if not."""
+        if self.setup.settings.submission.check_from:
             await self._check_from(tx)
-        return await super().judge(phase, tx, recipient)
 
     # --- 1. may it be said?
 

@@ -184,6 +184,8 @@ class Transfer(Lifecycle):
             tx.message = await incoming.finish()
         except MailError as err:
             raise self._refused_content(tx, incoming, err) from err
+        if self.options.role == "submission":
+            await self.check_author(tx)
         verdict = await self.judge(Phase.DATA, tx)
         large = len(tx.message.header) > LARGE_HEADER
         hostname, now = self.setup.settings.hostname, self.desk.clock.now()

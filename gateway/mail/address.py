@@ -177,13 +177,18 @@ def parse_domain(raw: bytes, *, utf8: bool = True) -> str:
 
 
 def _address(local: bytes, domain: bytes, *, utf8: bool) -> Address:
-    if len(local) > LOCAL_PART_MAX:
-        raise AddressError(f"local part longer than {LOCAL_PART_MAX} octets")
-    domain_text = _domain(_text(domain, utf8=True))
-    address = Address(_text(local, utf8=True), domain_text)
+    address = _mailbox(local, domain)
     if not utf8 and address.needs_smtputf8:
         raise NeedsSmtputf8("address is not ASCII")
     return address
+
+
+@lru_cache(maxsize=4096)  # the same few people write and are written to all day
+def _mailbox(local: bytes, domain: bytes) -> Address:
+    if len(local) > LOCAL_PART_MAX:
+        raise AddressError(f"local part longer than {LOCAL_PART_MAX} octets")
+    domain_text = _domain(_text(domain, utf8=True))
+    return Address(_text(local, utf8=True), domain_text)
 
 
 def _text(raw: bytes, *, utf8: bool) -> str:

@@ -44,6 +44,8 @@ class Reply:
     def wire(self) -> bytes:
         """The octets of the reply, one line for each line of `text`, the codes on every line (RFC 2034 §4)."""
         status = f"{self.enhanced} " if self.status else ""
+        if "\n" not in self.text:
+            return _line(f"{self.code} {status}{self.text}")
         lines = self.text.split("\n")
         last = len(lines) - 1
         return b"".join(_line(f"{self.code}{' ' if at == last else '-'}{status}{line}") for at, line in enumerate(lines))
