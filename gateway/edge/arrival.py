@@ -131,6 +131,8 @@ class Arrival(Connection):
                 raise SessionOver(None, "proxy")
         if header.source is not None:
             self._take_for(*header.source)
+        elif not header.own:  # some client whom the balancer cannot name: not one of the house, whatever the balancer is
+            self.client = replace(self.client, trusted=False)
 
     def _header(self) -> Header | None:
         """The header, if it has come; what stands behind it stays. RULES: no header is the end, not a direct client."""

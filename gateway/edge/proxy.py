@@ -39,10 +39,11 @@ class ProxyFault(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """`source` is the client that the balancer speaks for; None if it speaks for itself, or cannot say for whom."""
+    """`source` is the client that the balancer speaks for; None if it speaks for itself (`own`), or cannot say for whom."""
 
     length: int  # octets
     source: tuple[IP, int] | None = None
+    own: bool = False
 
 
 def read_header(octets: bytes) -> Header | None:
@@ -101,7 +102,7 @@ def _read_v2(octets: bytes) -> Header | None:
         return None
     header = octets[: _FIXED + length]
     if local:  # §2.2: whatever else it says is not for us
-        return Header(len(header))
+        return Header(len(header), own=True)
     both, one = _FAMILIES[family[0]]
     _check_values(header, _FIXED + both)
     if not one:

@@ -106,15 +106,23 @@ def test_a_balancer_does_not_pass_its_trust_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "header",
-    [b"PROXY UNKNOWN\r\n", SIGNATURE + b"\x20\0\0\0", SIGNATURE + b"\x21\0\0\0"],
-    ids=["unknown", "local", "unspecified"],
+    ("header", "own"),
+    [
+        (b"PROXY UNKNOWN\r\n", False),
+        (SIGNATURE + b"\x20\0\0\0", True),
+        (SIGNATURE + b"\x21\0\0\0", False),
+        (SIGNATURE + b"\x21\x31\0\xd8" + bytes(216), False),
+    ],
+    ids=["unknown", "local", "unspecified", "unix"],
 )
-def test_a_balancer_that_speaks_for_itself_is_the_client(header: bytes, tmp_path: Path) -> None:
+def test_a_balancer_that_names_nobody_is_the_client_and_trusted_for_itself_only(
+    header: bytes, own: bool, tmp_path: Path
+) -> None:
     async def main() -> None:
-        async with running(tmp_path, listener=behind()) as place:
+        async with running(tmp_path, listener=behind(), more={"trusted": [ip_network("127.0.0.0/8")]}) as place:
             assert (await place.talk(header, b"QUIT\r\n")).startswith(b"220 ")
-            assert str((await all_gone(place)).client.ip) == "127.0.0.1"
+            client = (await all_gone(place)).client
+            assert (str(client.ip), client.trusted) == ("127.0.0.1", own)
 
     run("asyncio", main())
 

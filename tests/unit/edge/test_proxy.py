@@ -107,7 +107,8 @@ def judged(octets: bytes) -> Header | str | None:
 @pytest.mark.parametrize("octets", GOOD)
 def test_a_header_is_read_and_nothing_behind_it(octets: bytes) -> None:
     named = GOOD[octets]
-    want = Header(len(octets), (ip_address(named[0]), named[1]) if named else None)
+    own = octets.startswith(SIGNATURE + b"\x20")  # LOCAL
+    want = Header(len(octets), (ip_address(named[0]), named[1]) if named else None, own)
     for behind in (b"", b"EHLO client.example\r\n", b"\x16\x03\x01", octets):
         assert read_header(octets + behind) == want
 
