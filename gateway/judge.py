@@ -13,6 +13,7 @@ from gateway.filters.chain import Chain
 from gateway.filters.recipients import RelayRule
 from gateway.infra.clock import SystemClock
 from gateway.infra.dns import DnsResolver
+from gateway.infra.options import among
 from gateway.mail.address import NULL_SENDER, Address, parse_mailbox
 from gateway.mail.envelope import Client, Recipient, Transaction
 from gateway.mail.job import QueueId
@@ -33,7 +34,7 @@ async def judge_file(
     bound = build(config.filters, config.relay, config.limits.message_size, resolver)
     chain = Chain(bound, config.filters, clock, Fanout(), ours=RelayRule(config.relay).is_our_postmaster)
     address = ipaddress.ip_address(ip)
-    trusted = any(address in network for network in config.relay.networks)
+    trusted = among(address, config.relay.networks)
     now = clock.now()
     client = Client(
         session="", ip=address, port=0, listener="", role="mx", connected=now, helo=helo, esmtp=True, trusted=trusted

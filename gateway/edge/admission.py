@@ -28,7 +28,7 @@ class Admission:
         """Count one more connection; False, and nothing counted, if there are too many."""
         if self.room and self._total >= self.room:
             return False
-        key = _client(ip)
+        key = subscriber(ip)
         self._count(key)
         if self._too_many(key, limits, trusted=trusted):
             self.leave(ip)
@@ -37,7 +37,7 @@ class Admission:
 
     def leave(self, ip: IP) -> None:
         """One that entered is gone."""
-        key = _client(ip)
+        key = subscriber(ip)
         self._total -= 1
         left = self._clients[key] - 1
         if left:
@@ -52,7 +52,7 @@ class Admission:
         self.leave(old)
         if self.enter(new, limits, trusted=trusted):
             return True
-        self._count(_client(old))
+        self._count(subscriber(old))
         return False
 
     def _count(self, key: IP | int) -> None:
@@ -72,7 +72,8 @@ class Admission:
         return own > most_of_client or (tally is not None and own + tally.elsewhere(_name(key)) > most_of_client)
 
 
-def _client(ip: IP) -> IP | int:
+def subscriber(ip: IP) -> IP | int:
+    """What one subscriber gets, and so what a limit for each client counts: an IPv4 address, an IPv6 /64."""
     return ip if ip.version == 4 else int(ip) >> 64
 
 

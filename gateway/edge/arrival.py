@@ -11,7 +11,6 @@ Not here: the banner and what follows (`edge/lifecycle.py`), the form of the hea
 
 import asyncio
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 
 from gateway.edge.connection import Connection
@@ -19,7 +18,7 @@ from gateway.edge.desk import Desk, End, Setup, peer
 from gateway.edge.options import LimitsOptions, ListenerOptions
 from gateway.edge.over import SessionOver
 from gateway.edge.proxy import Header, ProxyFault, read_header
-from gateway.infra.options import IPNetwork
+from gateway.infra.options import among
 from gateway.mail import reply
 from gateway.mail.envelope import IP, Client, Transaction
 from gateway.mail.events import Connected
@@ -60,7 +59,7 @@ class Arrival(Connection):
             return False
         ip, port = other
         trusted = self.setup.settings.trusts(ip)
-        self._balanced = _among(ip, self.options.proxy_protocol)
+        self._balanced = among(ip, self.options.proxy_protocol)
         self.client = Client(
             session=f"{random.getrandbits(48):012x}",
             ip=ip,
@@ -71,7 +70,7 @@ class Arrival(Connection):
             trusted=trusted,
         )
         # What a proxy brings is counted by client as soon as we know for whom it speaks; until then it counts in all.
-        proxy = self._balanced or _among(ip, self.options.xclient)
+        proxy = self._balanced or among(ip, self.options.xclient)
         if desk.shedding.refuses_connection():
             self._reason = "shed"
             self.part(self._in_clear(reply.TOO_BUSY), linger=False)
@@ -151,8 +150,3 @@ class Arrival(Connection):
         if not self.desk.admission.move(self.counted, ip, self.limits, trusted=trusted):
             raise SessionOver(self._in_clear(reply.TOO_MANY_CONNECTIONS), "refused")
         self.counted = ip
-
-
-def _among(ip: IP, networks: Sequence[IPNetwork]) -> bool:
-    """True if one of the networks, of which there mostly are none, has this address."""
-    return bool(networks) and any(ip in network for network in networks)

@@ -20,7 +20,7 @@ from gateway.edge.admission import Admission
 from gateway.edge.lockout import Lockout
 from gateway.edge.options import LimitsOptions, SubmissionOptions
 from gateway.edge.shedding import Marks, Shedding
-from gateway.infra.options import IPNetwork
+from gateway.infra.options import IPNetwork, among
 from gateway.infra.users import Users
 from gateway.mail.envelope import IP
 from gateway.mail.events import Trouble
@@ -57,7 +57,7 @@ class EdgeSettings:
 
     def trusts(self, ip: IP) -> bool:
         """True for a client that may relay."""
-        return any(ip in network for network in self.trusted)
+        return among(ip, self.trusted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from gateway.edge.admission import subscriber
 from gateway.edge.options import SubmissionOptions
 from gateway.mail.envelope import IP
 
@@ -91,6 +92,6 @@ class Lockout:
 
 def _keys(name: str, ip: IP) -> tuple[_Key, _Key]:
     """A name can be long: what is kept of it is a digest. Nobody's network is the empty name."""
-    network = ip if ip.version == 4 else int(ip) >> 64  # what one subscriber gets, as in `edge/admission.py`
+    network = subscriber(ip)
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
     return (digest, network), (b"", network)

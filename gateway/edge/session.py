@@ -28,7 +28,6 @@ from gateway.mail.reply import MailError, Reply
 from gateway.mail.verdict import Phase
 
 _OK, _SENDER_OK, _RECIPIENT_OK = reply.OK.wire(), reply.SENDER_OK.wire(), reply.RECIPIENT_OK.wire()
-_START_CONTENT = reply.START_CONTENT.wire()
 SURPLUS = 10  # times the limit of recipients that a connection may go beyond it
 REFUSED = 1000  # refused recipients that a connection may have at least: a whole mailing that is greylisted
 

@@ -56,7 +56,6 @@ class Shedding:
         self._resident = resident
         self._until = float("-inf")
         self._memory = 0
-        self._queued = 0
         self._pressed = dict.fromkeys(REASONS, False)
 
     # --- asked by sessions
@@ -69,7 +68,6 @@ class Shedding:
     def refuses_mail(self) -> str:
         """Why MAIL is to be told 452, and counted as refused; empty if it is not."""
         self._look()
-        self._pressed["disk"] = self._intake.pressure()
         for reason, pressed in self._pressed.items():
             if pressed:
                 self._refuse(reason, "mail")
@@ -84,10 +82,8 @@ class Shedding:
 
     def feel(self, queued: int) -> None:
         """So many recipients wait in our queue now. Also a good moment to look at the rest."""
-        self._queued = queued
         mark = self._marks().queued
         self._press("queue", queued, mark, f"{queued} recipients wait, limits.queued is {mark}")
-        self._pressed["disk"] = self._intake.pressure()  # the queue tells the log
         self._look()
 
     @property
@@ -103,13 +99,13 @@ class Shedding:
     def reasons(self) -> list[str]:
         """The reasons that hold now, in words for `/readyz`."""
         self._look()
-        self._pressed["disk"] = self._intake.pressure()
         words = {"memory": "too little memory for new mail", "queue": "too much mail waits", "disk": "no space for new mail"}
         return [words[reason] for reason, pressed in self._pressed.items() if pressed]
 
     # --- inside
 
     def _look(self) -> None:
+        self._pressed["disk"] = self._intake.pressure()  # the queue has its own pace of looking, and tells the log
         now = self._clock.monotonic()
         if now < self._until:
             return

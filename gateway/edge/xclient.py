@@ -26,6 +26,7 @@ from gateway.edge.lifecycle import Lifecycle
 from gateway.edge.offers import NOTHING
 from gateway.edge.over import SessionOver
 from gateway.edge.verbs import State
+from gateway.infra.options import among
 from gateway.mail import reply
 from gateway.mail.envelope import IP, Transaction
 from gateway.mail.notify import NotifyError, decode_xtext
@@ -71,8 +72,7 @@ class Impersonation(Lifecycle):
 
     def offers_xclient(self) -> bool:
         """True if this client may use it now."""
-        peer = self._proxy or self.client.ip
-        return any(peer in network for network in self.options.xclient)
+        return among(self._proxy or self.client.ip, self.options.xclient)
 
     async def xclient(self, argument: bytes) -> None:
         """Another client from here on; it is greeted as any other."""

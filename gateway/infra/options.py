@@ -74,6 +74,11 @@ def in_units(field: FieldInfo, number: float) -> str:
     return f'"{written(number)}"' if written else str(number)  # type: ignore[call-arg]  # ours take the value only
 
 
+def among(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Sequence[IPNetwork]) -> bool:
+    """True if one of the networks, of which there mostly are few or none, has this address."""
+    return any(ip in network for network in networks)
+
+
 def covers_everybody(networks: Sequence[IPNetwork]) -> bool:
     """True if they hold half of the internet or more, of IPv4 or of IPv6, in one piece or in several.
 

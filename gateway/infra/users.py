@@ -60,6 +60,7 @@ class Users:
         self._clock = clock
         self._events = events
         self._table: UserList | None = None
+        self._hashes: tuple[str, ...] = ()  # of that table
         self._seen: _Look | None = None
         self._looked = float("-inf")
         self._looking = asyncio.Lock()
@@ -72,7 +73,7 @@ class Users:
         """The user of that name if it is his password; None if not, or if there is none. Raises Unavailable."""
         table = await self._known()
         user = _find(table, name)
-        stored = user.hash if user else self._decoy(name, table)
+        stored = user.hash if user else self._decoy(name)
         return user if await self._judge(stored, password) and user else None
 
     async def find(self, name: str) -> User | None:
@@ -122,7 +123,7 @@ class Users:
     def _take(self, table: UserList) -> None:
         """These are the users now; what is wrong with the file is told once, not each time that it is read."""
         told = self._table.faults if self._table else ()
-        self._table = table
+        self._table, self._hashes = table, tuple(user.hash for user in table.users.values())
         if table.faults == told:
             return
         for fault in table.faults[:FAULTS_TOLD]:
@@ -139,14 +140,13 @@ class Users:
     def _trouble(self, detail: str) -> None:
         self._events.emit(Trouble(time=self._clock.now(), area="users", detail=detail))
 
-    def _decoy(self, name: str, table: UserList) -> str:
+    def _decoy(self, name: str) -> str:
         """The hash to judge a password by for a name that nobody has: some user's, always the same one for a name, so that
         the time it takes says nothing even where hashes have different costs. The answer is thrown away."""
-        if not table.users:
+        if not self._hashes:
             return passwords.decoy()
         digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), key=self._secret, digest_size=8).digest()
-        keys = list(table.users)
-        return table.users[keys[int.from_bytes(digest) % len(keys)]].hash
+        return self._hashes[int.from_bytes(digest) % len(self._hashes)]
 
     async def _judge(self, stored: str, password: str) -> bool:
         if self._waiting >= THREADS + WAITING:

@@ -148,7 +148,6 @@ BAD_SEQUENCE = Reply(503, "Bad sequence of commands", (5, 1))
 XCLIENT_DENIED = Reply(550, "XCLIENT is not for you", (7, 0))
 NO_RECIPIENTS = Reply(554, "No valid recipients", (5, 1))
 TLS_NOT_OFFERED = Reply(502, "STARTTLS not available", (5, 1))
-TLS_TEMPORARY = Reply(454, "TLS not available now", (7, 0))
 
 # --- submission (RFC 4954 §4 and §6, RFC 6409 §6)
 STARTTLS_REQUIRED = Reply(530, "Must issue a STARTTLS command first", (7, 0))  # RFC 3207 §4
@@ -171,7 +170,6 @@ TOO_BIG = Reply(552, "Message exceeds the maximum size", (3, 4))
 HEADER_TOO_BIG = Reply(552, "Message header exceeds the maximum size", (3, 4))
 CONTENT_LINE_TOO_LONG = Reply(500, "Message has a line that is too long", (6, 0))
 BARE_LINE_END = Reply(554, "Message has a bare CR or LF", (6, 0))
-BAD_CONTENT = Reply(554, "Message is malformed", (6, 0))
 LOOP = Reply(554, "Too many hops", (4, 6))
 
 # --- our own trouble: always temporary (RULES 5)

@@ -16,6 +16,8 @@ import uvloop
 from gateway.edge.listener import Edge, EdgeSettings, bind
 from gateway.edge.options import LimitsOptions, ListenerOptions
 from gateway.infra.clock import SystemClock
+from gateway.infra.tls import server_context
+from tests.support import certificates
 from tests.support.fakes import Events, FakeIntake, FakePolicy
 
 T = TypeVar("T")
@@ -38,6 +40,19 @@ def run(loop: str, main: Coroutine[Any, Any, T]) -> T:
         result = runner.run(watched())
     assert not unhandled, unhandled
     return result
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The two ends of TLS: a server that is mx.example.test, and a client that trusts it."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+    @classmethod
+    def made(cls, folder: Path) -> "Sides":
+        made = certificates.make(folder, HOSTNAME)
+        return cls(server_context(made.certificate, made.key), ssl.create_default_context(cafile=str(made.authority)))
 
 
 @dataclass(slots=True)

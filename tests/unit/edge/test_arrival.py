@@ -3,9 +3,7 @@
 
 import asyncio
 import contextlib
-import ssl
 import struct
-from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -13,10 +11,8 @@ import pytest
 
 from gateway.edge.options import LimitsOptions, ListenerOptions
 from gateway.edge.proxy import SIGNATURE
-from gateway.infra.tls import server_context
 from gateway.mail.events import Connected, Disconnected, Trouble
-from tests.support import certificates
-from tests.support.edges import CONTENT, GREET, LOOPS, MAIL, Place, next_reply, reset, run, running, until
+from tests.support.edges import CONTENT, GREET, LOOPS, MAIL, Place, Sides, next_reply, reset, run, running, until
 from tests.support.rawtls import RawTls
 
 V1 = b"PROXY TCP4 192.0.2.7 192.0.2.2 4000 25\r\n"
@@ -32,18 +28,6 @@ def behind(**more: object) -> ListenerOptions:
 def v1(address: str) -> bytes:
     family = b"TCP6" if ":" in address else b"TCP4"
     return b"PROXY %b %b %b 4000 25\r\n" % (family, address.encode(), address.encode())
-
-
-@dataclass(frozen=True)
-class Sides:
-    server: ssl.SSLContext
-    client: ssl.SSLContext
-
-
-@pytest.fixture(scope="module")
-def sides(tmp_path_factory: pytest.TempPathFactory) -> Sides:
-    made = certificates.make(tmp_path_factory.mktemp("tls"), "mx.example.test")
-    return Sides(server_context(made.certificate, made.key), ssl.create_default_context(cafile=str(made.authority)))
 
 
 async def all_gone(place: Place) -> Disconnected:

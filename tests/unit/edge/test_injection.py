@@ -3,17 +3,13 @@
 
 import asyncio
 import contextlib
-import ssl
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from gateway.edge.options import LimitsOptions, ListenerOptions
-from gateway.infra.tls import server_context
 from gateway.mail.events import Disconnected
-from tests.support import certificates
-from tests.support.edges import CONTENT, GREET, LOOPS, MAIL, Place, next_reply, run, running, until
+from tests.support.edges import CONTENT, GREET, LOOPS, MAIL, Place, Sides, next_reply, run, running, until
 from tests.support.rawtls import RawTls
 
 STARTTLS = ListenerOptions(address="127.0.0.1:0", tls="starttls")
@@ -34,18 +30,6 @@ SHAPES = {
     "record": b"\x16\x03\x01\x00\x05hello",
     "proxy": b"PROXY TCP4 192.0.2.7 192.0.2.2 4000 25\r\n",
 }
-
-
-@dataclass(frozen=True)
-class Sides:
-    server: ssl.SSLContext
-    client: ssl.SSLContext
-
-
-@pytest.fixture(scope="module")
-def sides(tmp_path_factory: pytest.TempPathFactory) -> Sides:
-    made = certificates.make(tmp_path_factory.mktemp("tls"), "mx.example.test")
-    return Sides(server_context(made.certificate, made.key), ssl.create_default_context(cafile=str(made.authority)))
 
 
 def nothing_evil(place: Place) -> None:

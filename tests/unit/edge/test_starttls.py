@@ -3,33 +3,16 @@
 
 import asyncio
 import contextlib
-import ssl
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from gateway.edge.options import LimitsOptions, ListenerOptions
-from gateway.infra.tls import server_context
 from gateway.mail.events import Connected, Disconnected
-from tests.support import certificates
-from tests.support.edges import CONTENT, GREET, LOOPS, MAIL, Place, next_reply, reset, run, running, until
+from tests.support.edges import CONTENT, GREET, LOOPS, MAIL, Place, Sides, next_reply, reset, run, running, until
 
 STARTTLS = ListenerOptions(address="127.0.0.1:0", tls="starttls")
 IMPLICIT = ListenerOptions(address="127.0.0.1:0", tls="implicit")
-
-
-@dataclass(frozen=True)
-class Sides:
-    server: ssl.SSLContext
-    client: ssl.SSLContext
-
-
-@pytest.fixture(scope="module")
-def sides(tmp_path_factory: pytest.TempPathFactory) -> Sides:
-    made = certificates.make(tmp_path_factory.mktemp("tls"), "mx.example.test")
-    client = ssl.create_default_context(cafile=str(made.authority))
-    return Sides(server_context(made.certificate, made.key), client)
 
 
 async def upgrade(place: Place, sides: Sides, behind: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

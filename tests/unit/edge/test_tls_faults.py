@@ -3,38 +3,22 @@
 
 import asyncio
 import contextlib
-import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from gateway.edge import connection
 from gateway.edge.options import LimitsOptions, ListenerOptions
-from gateway.infra.tls import server_context
 from gateway.mail.events import Disconnected, Trouble
-from tests.support import certificates
-from tests.support.edges import CONTENT, GREET, LOOPS, MAIL, Place, next_reply, run, running, until
+from tests.support.edges import CONTENT, GREET, LOOPS, MAIL, Place, Sides, next_reply, run, running, until
 from tests.support.fakes import FakeIntake
 from tests.support.rawtls import RawTls
 
 STARTTLS = ListenerOptions(address="127.0.0.1:0", tls="starttls")
 IMPLICIT = ListenerOptions(address="127.0.0.1:0", tls="implicit")
-
-
-@dataclass(frozen=True)
-class Sides:
-    server: ssl.SSLContext
-    client: ssl.SSLContext
-
-
-@pytest.fixture(scope="module")
-def sides(tmp_path_factory: pytest.TempPathFactory) -> Sides:
-    made = certificates.make(tmp_path_factory.mktemp("tls"), "mx.example.test")
-    return Sides(server_context(made.certificate, made.key), ssl.create_default_context(cafile=str(made.authority)))
 
 
 async def secured(place: Place, sides: Sides, *said: bytes) -> RawTls:
